@@ -1,0 +1,119 @@
+"""From the nodes of a Dask graph to tasks for ``raydask.graph.submit_graph``.
+
+A node whose arguments are references and scalars, which is most of them, becomes a call of
+its own function.  Any other is compiled; see `raydask.compat.dask.compilation`.  Data in
+the graph become arguments, and aliases vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from dask._task_spec import Alias, DataNode, GraphNode, Task, TaskRef, _execute_subgraph
+from dask.utils import key_split
+
+from raydask.compat.dask.annotations import TaskOptions
+from raydask.compat.dask.compilation import Call, Compiler
+from raydask.compat.dask.literals import SCALARS, Literals
+from raydask.graph import GraphTask, Output
+
+
+class Conversion:
+    """The tasks of one graph.  Keep it until they are done: it holds refs of theirs.
+
+    Parameters
+    ----------
+    graph : mapping of key to GraphNode
+    order : iterable of key
+        The keys to compute, dependencies first.
+    options : mapping of key to TaskOptions
+        For the keys that have any.
+
+    Attributes
+    ----------
+    tasks : list of GraphTask
+        In the given order.
+    keys : list of key
+        The key of each task.
+    outputs : dict of key to Output
+        Which task makes a key's value.
+    values : dict of key to object
+        The values of keys that are data.
+    """
+
+    def __init__(
+        self,
+        graph: Mapping[Any, GraphNode],
+        order: Iterable[Any],
+        options: Mapping[Any, TaskOptions],
+    ) -> None:
+        self.tasks: list[GraphTask] = []
+        self.keys: list[Any] = []
+        self.outputs: dict[Any, Output] = {}
+        self.values: dict[Any, object] = {}
+        self._literals = Literals()
+        self._compiler = Compiler(self._literals, self.outputs, self.values)
+        self._names: dict[Hashable, tuple[str, object]] = {}
+        for key in order:
+            node = graph[key]
+            kind = type(node)
+            if kind is DataNode:
+                self.values[key] = node.value
+            elif kind is Alias:
+                if node.target in self.values:
+                    self.values[key] = self.values[node.target]
+                else:
+                    self.outputs[key] = self.outputs[node.target]
+            else:
+                self._add(key, node, options.get(key))
+
+    def tasks_of(self, keys: Iterable[Any]) -> list[int]:
+        """Return the indexes of the tasks that make the values of `keys`, each once."""
+        outputs = self.outputs
+        return list(dict.fromkeys(int(outputs[key]) for key in keys if key in outputs))
+
+    def values_of(self, keys: Iterable[Any], results: Mapping[int, Any]) -> dict[Any, Any]:
+        """Return the values of `keys`, given the results of their tasks."""
+        outputs, values = self.outputs, self.values
+        return {key: results[outputs[key]] if key in outputs else values[key] for key in keys}
+
+    def _add(self, key: Any, node: GraphNode, options: TaskOptions | None) -> None:
+        function, arguments, keywords = self._plain_call(node) or self._compiler.compile(key, node)
+        source: Hashable = key[0] if type(key) is tuple and key else id(function)
+        known = self._names.get(source)
+        if known is None:
+            known = self._names[source] = (key_split(key), function)
+        self.outputs[key] = Output(len(self.tasks))
+        self.keys.append(key)
+        if options is None:
+            self.tasks.append(GraphTask(function, arguments, keywords, known[0]))
+        else:
+            self.tasks.append(options.task(function, arguments, keywords, known[0]))
+
+    def _plain_call(self, node: GraphNode) -> Call | None:
+        """Return the node as a call of its own function, where that is all it is."""
+        if type(node) is not Task or node.func is _execute_subgraph:
+            return None
+        outputs = self.outputs
+        arguments = []
+        for argument in node.args:
+            kind = type(argument)
+            if kind is TaskRef:
+                output = outputs.get(argument.key)
+                if output is None:
+                    return None
+                arguments.append(output)
+            elif kind in SCALARS:
+                arguments.append(argument)
+            else:
+                return None
+        keywords = node.kwargs
+        for argument in keywords.values():
+            if type(argument) not in SCALARS:
+                return None
+        function = node.func
+        if type(function) is partial:
+            function = self._literals.function(function)
+        return function, tuple(arguments), keywords or None

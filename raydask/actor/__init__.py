@@ -1,0 +1,1 @@
+"""What callers and nodes know about actors: the order of calls, and recovery. Pure."""

@@ -1,0 +1,75 @@
+"""Settings, read once when a process starts and handed down from there.
+
+Each has a default that suits one machine and an environment variable of its upper-case
+name behind ``RAYDASK_``, such as ``RAYDASK_INLINE_LIMIT=65536``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from raydask.errors import UsageError
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings of a session.
+
+    Attributes
+    ----------
+    inline_limit : int
+        Bytes up to which a value travels in messages and lives in the node's memory.
+    slab_size : int
+        Bytes of the regions from which processes make small stored objects.
+    object_store_folder : str
+        Where the arena's file lies; empty means anonymous shared memory where the system
+        has it, else ``/dev/shm`` or the temporary folder.
+    pipeline_seconds : float
+        How much estimated work a worker may hold.
+    pipeline_tasks : int
+        How many tasks a worker may hold.
+    reclaim_after : float
+        Seconds after which tasks behind a long one are taken back.
+    control_window : float
+        Seconds that an entry waits before it is written to the control state.
+    idle_worker_seconds : float
+        How long a worker beyond the number of CPUs stays when it has nothing to do.
+    start_timeout : float
+        Seconds within which a session must be up.
+    log_bytes : int
+        At which size a log file is rotated; one older file is kept.
+    """
+
+    inline_limit: int = 100_000
+    slab_size: int = 8 << 20
+    object_store_folder: str = ""
+    pipeline_seconds: float = 0.004
+    pipeline_tasks: int = 128
+    reclaim_after: float = 0.05
+    control_window: float = 1.0
+    idle_worker_seconds: float = 5.0
+    start_timeout: float = 30.0
+    log_bytes: int = 10_000_000
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
+    """Return the defaults, changed by what the environment says.
+
+    Raises
+    ------
+    UsageError
+        A variable's text is not of its setting's type.
+    """
+    changed: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Config):
+        text = environment.get(f"RAYDASK_{field.name.upper()}")
+        if text is None:
+            continue
+        try:
+            changed[field.name] = msgspec.convert(text, field.type, strict=False)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"RAYDASK_{field.name.upper()}={text!r}: {error}") from None
+    return Config(**changed)

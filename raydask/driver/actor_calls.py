@@ -1,0 +1,361 @@
+"""Calls on actors: from the caller's process straight to the actor's.
+
+A caller on the actor's node talks to its worker over a socket of their own; the node is asked
+only where the worker is (``FollowActor``) and tells when that changes.  The answer comes
+back the same way and stays in the caller's mailbox: it is *private*, the node has never heard
+of it.  Two things make it known there:
+
+* Its ref leaves the process (`promise`): the caller puts the value as soon as it has it.
+* The value is large, or contains refs: then the actor's worker gives it to the node, which
+  holds it for the caller and passes it on (``PutFor``), and the answer says ``ELSEWHERE``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from raydask.actor.ordering import Call, CallQueue
+from raydask.driver.object_ref import ObjectRef, received_ref
+from raydask.driver.outbox import BATCH_SECONDS, BATCH_SIZE
+from raydask.errors import ActorDiedError, TaskCancelledError
+from raydask.ids import ActorID, ObjectID, TaskID, return_id
+from raydask.serialization import serialize_error
+from raydask.task import TaskTemplate
+from raydask.wire.connection import BlockingConnection, ConnectionLost, connect_unix
+from raydask.wire.framing import encode
+from raydask.wire.messages import (
+    ActorLocated,
+    ActorState,
+    Assignment,
+    CancelTask,
+    Execute,
+    FollowActor,
+    Get,
+    Hello,
+    NewTemplate,
+    ObjectValue,
+    Results,
+    TaskStatus,
+    ValueKind,
+)
+
+if TYPE_CHECKING:
+    from raydask.driver.session import Session
+
+_ERROR = int(ValueKind.ERROR)
+_ELSEWHERE = int(TaskStatus.ELSEWHERE)
+
+
+class _Route:
+    """The way to one actor."""
+
+    __slots__ = (
+        "actor_id",
+        "cause",
+        "connection",
+        "incarnation",
+        "known",
+        "queue",
+        "sent_at",
+        "state",
+        "unsent",
+    )
+
+    def __init__(self, actor_id: ActorID) -> None:
+        self.actor_id = actor_id
+        self.queue = CallQueue()
+        self.connection: BlockingConnection | None = None
+        self.known: set[int] = set()
+        self.unsent = 0
+        self.sent_at = 0.0
+        self.state = ActorState.PENDING
+        self.incarnation = -1
+        self.cause = ""
+
+
+class ActorCaller:
+    """All calls of one process on actors.
+
+    Parameters
+    ----------
+    session : Session
+        Whose identifiers, mailbox and outbox the calls use.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.RLock()
+        self._routes: dict[ActorID, _Route] = {}
+        self._dirty: dict[ActorID, _Route] = {}
+        self._templates: dict[int, TaskTemplate] = {}
+        self._promised: set[ObjectID] = set()
+
+    def register_template(self, template: TaskTemplate) -> int:
+        """Return the number of a method's template."""
+        with self._lock:
+            number = len(self._templates)
+            self._templates[number] = template
+        return number
+
+    def call(
+        self,
+        actor_id: ActorID,
+        template: int,
+        num_returns: int,
+        retries: int,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        handle: object,
+    ) -> list[ObjectRef]:
+        """Call a method; return the refs of its returns. `handle` keeps the actor alive."""
+        session = self._session
+        session.check_lost()
+        packed = session.pack(args, kwargs)
+        task_id = session.ids.next_task_id()
+        refs = session.new_returns(task_id, num_returns)
+        session.references.private.update([ref._id for ref in refs])
+        held: object = handle
+        if packed.dependencies or packed.borrowed:
+            table = session.references
+            held = (
+                handle,
+                packed.held,
+                [received_ref(i, table) for i in (*packed.dependencies, *packed.borrowed)],
+            )
+        values: list[ObjectValue | None] = [None] * len(packed.dependencies)
+        call = Call(
+            task_id, template, packed.data, values, packed.borrowed, num_returns, retries, held
+        )
+        with self._lock:
+            route = self._routes.get(actor_id)
+            if route is None:
+                route = self._open_route(actor_id)
+            if route.state == ActorState.DEAD:
+                self._fail([call], route.cause)
+                return refs
+            route.queue.submit(call)
+            if packed.dependencies:
+                self._await_inputs(route, call, packed.dependencies)
+            elif route.connection is not None:
+                self._buffered(route)
+        return refs
+
+    def _open_route(self, actor_id: ActorID) -> _Route:
+        route = self._routes[actor_id] = _Route(actor_id)
+        self._session.outbox.add(FollowActor(actor_id))
+        return route
+
+    def _await_inputs(self, route: _Route, call: Call, dependencies: list[ObjectID]) -> None:
+        mailbox = self._session.mailbox
+        pending = [
+            object_id
+            for index, object_id in enumerate(dependencies)
+            if not mailbox.call_back(object_id, partial(self._input_came, route, call, index))
+        ]
+        missing = mailbox.to_request(pending)
+        if missing:
+            self._session.outbox.add(Get(missing, False, []))
+        if call.missing:
+            self._session.hub.arm()
+
+    def _input_came(self, route: _Route, call: Call, index: int, value: ObjectValue) -> None:
+        with self._lock:
+            if call.values[index] is None:
+                call.values[index] = value
+                call.missing -= 1
+            if not call.missing and route.connection is not None:
+                self._buffered(route)
+
+    # --- sending --------------------------------------------------------------------------
+
+    def _buffered(self, route: _Route) -> None:
+        route.unsent += 1
+        if route.unsent >= BATCH_SIZE or time.monotonic() - route.sent_at > BATCH_SECONDS:
+            self._send(route)
+            return
+        if not self._dirty:
+            self._session.hub.arm()
+        self._dirty[route.actor_id] = route
+
+    def flush(self) -> bool:
+        """Send all buffered calls; say whether there were any."""
+        if not self._dirty:
+            return False
+        with self._lock:
+            dirty, self._dirty = self._dirty, {}
+            for route in dirty.values():
+                self._send(route)
+        return bool(dirty)
+
+    def _send(self, route: _Route) -> None:
+        route.unsent = 0
+        connection = route.connection
+        if connection is None:
+            return
+        calls = route.queue.take_sendable()
+        if not calls:
+            return
+        templates = []
+        for call in calls:
+            if call.template not in route.known:
+                route.known.add(call.template)
+                templates.append(NewTemplate(call.template, self._templates[call.template], b""))
+        depth = self._session.depth
+        message = Execute(
+            templates,
+            [
+                Assignment(
+                    call.task_id,
+                    call.template,
+                    call.data,
+                    call.values,  # type: ignore[arg-type]  # all have come
+                    call.borrowed,
+                    depth,
+                )
+                for call in calls
+            ],
+        )
+        route.sent_at = time.monotonic()
+        try:
+            connection.send(encode(message))
+        except ConnectionLost:
+            pass  # reading the connection says so too, and that is handled there
+
+    # --- what comes back ------------------------------------------------------------------
+
+    def _on_message(self, route: _Route, message: Results) -> None:
+        for result in message.results:
+            with self._lock:
+                call = route.queue.answered(result.task_id)
+            if call is None or result.status == _ELSEWHERE:
+                continue
+            if result.retryable and call.retries:
+                if call.retries > 0:
+                    call.retries -= 1
+                with self._lock:
+                    route.queue.submit(call)
+                    self._buffered(route)
+                continue
+            self._deliver(result.values)
+        with self._lock:
+            if route.queue.has_sendable:
+                self._send(route)
+
+    def _deliver(self, values: list[ObjectValue]) -> None:
+        if self._promised:
+            for value in values:
+                if value.object_id in self._promised:
+                    self._promised.discard(value.object_id)
+                    self._session.outbox.add_put(value)
+        self._session.mailbox.deliver(values)
+
+    def on_values(self, values: list[ObjectValue]) -> None:
+        """Note which of the node's values are results of calls: it holds them for us now."""
+        private = self._session.references.private
+        if private or self._promised:
+            for value in values:
+                private.discard(value.object_id)
+                self._promised.discard(value.object_id)
+
+    def promise(self, object_id: ObjectID) -> None:
+        """See that the node gets this result when it comes."""
+        with self._lock:
+            self._promised.add(object_id)
+
+    # --- where actors are -----------------------------------------------------------------
+
+    def on_located(self, message: ActorLocated) -> None:
+        """Act on an actor's new state."""
+        with self._lock:
+            route = self._routes.get(message.actor_id)
+            if route is None or route.state == ActorState.DEAD:
+                return
+            route.state = ActorState(message.state)
+            route.cause = message.cause
+            if route.state == ActorState.DEAD:
+                self._disconnect(route)
+                self._fail(route.queue.take_all(), message.cause)
+            elif route.state == ActorState.ALIVE:
+                if route.connection is not None and route.incarnation == message.incarnation:
+                    return
+                self._connect(route, message)
+
+    def _connect(self, route: _Route, message: ActorLocated) -> None:
+        self._disconnect(route)
+        self._fail(
+            route.queue.process_died(),
+            "its process was restarted while the call was under way; "
+            "give the actor max_task_retries to have such calls sent again",
+        )
+        try:
+            connection = connect_unix(message.address)
+        except OSError:
+            return  # it has died since; the node will say what becomes of it
+        route.connection = connection
+        route.incarnation = message.incarnation
+        route.known = set()
+        process = self._session.welcome.process
+        connection.send_message(Hello("caller", 0, process=process))
+        self._session.hub.register(
+            connection, partial(self._on_message, route), partial(self._on_lost, route)
+        )
+        self._send(route)
+
+    def _on_lost(self, route: _Route, error: BaseException) -> None:
+        with self._lock:
+            self._disconnect(route)
+            if route.state != ActorState.DEAD:
+                self._session.outbox.add(FollowActor(route.actor_id))
+                self._session.hub.arm()
+
+    def _disconnect(self, route: _Route) -> None:
+        connection = route.connection
+        if connection is not None:
+            route.connection = None
+            self._session.hub.unregister(connection)
+            connection.close()
+
+    def _fail(self, calls: list[Call], cause: str) -> None:
+        if calls:
+            self._fail_with(calls, serialize_error(ActorDiedError(f"the actor is dead: {cause}")))
+
+    def _fail_with(self, calls: list[Call], error: bytes) -> None:
+        values = [
+            ObjectValue(return_id(call.task_id, index), _ERROR, error)
+            for call in calls
+            for index in range(call.num_returns)
+        ]
+        self._deliver(values)
+        self._session.hub.wake()
+
+    def cancel(self, task_id: TaskID) -> bool:
+        """Cancel a call; say whether this process knows it."""
+        with self._lock:
+            for route in self._routes.values():
+                call = route.queue.cancel(task_id)
+                if call is not None:
+                    error = TaskCancelledError("the call was cancelled before it was sent")
+                    self._fail_with([call], serialize_error(error))
+                    return True
+                if route.queue.has_sent(task_id) and route.connection is not None:
+                    route.connection.send_message(CancelTask(task_id, "cancelled"))
+                    return True
+        return False
+
+    def fail_all(self, error: bytes) -> None:
+        """Fail every call with this serialized error: the node is gone."""
+        with self._lock:
+            for route in self._routes.values():
+                self._fail_with(route.queue.take_all(), error)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            for route in self._routes.values():
+                if route.connection is not None:
+                    route.connection.close()
+            self._routes.clear()

@@ -1,0 +1,123 @@
+"""Values that have arrived and those that are awaited.
+
+``get`` asks the node for what it lacks, in the same write as whatever was buffered, and
+takes values as they come.  A value stays here until the ``get`` that asked for it has read
+it; the results of direct actor calls stay until their last ref goes, because nobody else
+has them.  Whoever waits and finds a value neither here nor asked for asks again: another
+thread may have taken it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raydask.driver.references import ReferenceTable
+from raydask.ids import ObjectID
+from raydask.wire.messages import ObjectValue
+
+Callback = Callable[[ObjectValue], None]
+
+
+class Mailbox:
+    """Incoming values of one process."""
+
+    def __init__(self, references: ReferenceTable) -> None:
+        self._references = references
+        self.values: dict[ObjectID, ObjectValue] = {}
+        self.requested: set[ObjectID] = set()
+        self.ready: set[ObjectID] = set()
+        self.watched: set[ObjectID] = set()
+        self._callbacks: dict[ObjectID, list[Callback]] = {}
+        references.forget = self.forget
+
+    def deliver(self, values: list[ObjectValue]) -> None:
+        """Take in values that arrived."""
+        counts = self._references.counts
+        requested = self.requested
+        callbacks = self._callbacks
+        for value in values:
+            object_id = value.object_id
+            requested.discard(object_id)
+            if object_id in counts:
+                self.values[object_id] = value
+            if callbacks:
+                for callback in callbacks.pop(object_id, ()):
+                    callback(value)
+
+    def mark_ready(self, object_ids: list[ObjectID]) -> None:
+        """Note that the node has these objects."""
+        self.ready.update(object_ids)
+        self.watched.difference_update(object_ids)
+
+    def to_request(self, object_ids: list[ObjectID]) -> list[ObjectID]:
+        """Return which of these must be asked for, and note that they are."""
+        values = self.values
+        requested = self.requested
+        private = self._references.private
+        missing = [
+            object_id
+            for object_id in object_ids
+            if object_id not in values and object_id not in requested and object_id not in private
+        ]
+        requested.update(missing)
+        return missing
+
+    def to_watch(self, object_ids: list[ObjectID]) -> list[ObjectID]:
+        """Return which of these must be watched for, and note that they are."""
+        private = self._references.private
+        missing = [
+            object_id
+            for object_id in object_ids
+            if object_id not in self.ready
+            and object_id not in self.values
+            and object_id not in self.watched
+            and object_id not in private
+        ]
+        self.watched.update(missing)
+        return missing
+
+    def is_ready(self, object_id: ObjectID) -> bool:
+        """Say whether the object is known to exist."""
+        return object_id in self.values or object_id in self.ready
+
+    def taken(self, object_ids: list[ObjectID]) -> None:
+        """Drop values that have been read and can be asked for again."""
+        values = self.values
+        private = self._references.private
+        for object_id in object_ids:
+            if object_id not in private:
+                values.pop(object_id, None)
+
+    def call_back(self, object_id: ObjectID, callback: Callback) -> bool:
+        """Call `callback` with the value when it arrives; say whether it is here already."""
+        value = self.values.get(object_id)
+        if value is None:
+            self._callbacks.setdefault(object_id, []).append(callback)
+            value = self.values.get(object_id)
+            if value is None:
+                return False
+            waiting = self._callbacks.pop(object_id, None)
+            if waiting is None:
+                return True  # the thread that delivered it has called back meanwhile
+            for waiter in waiting:
+                waiter(value)
+            return True
+        callback(value)
+        return True
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether anything waits without a thread."""
+        return bool(self._callbacks)
+
+    def fail_all(self, error: bytes, kind: int) -> None:
+        """Give everything that is awaited this serialized error: the node is gone."""
+        waiting, self._callbacks = self._callbacks, {}
+        for object_id, callbacks in waiting.items():
+            for callback in callbacks:
+                callback(ObjectValue(object_id, kind, error))
+
+    def forget(self, object_id: ObjectID) -> None:
+        """Drop what is here of an object that nobody in this process holds."""
+        self.values.pop(object_id, None)
+        self.ready.discard(object_id)

@@ -1,0 +1,183 @@
+"""Options of remote functions and actors: checked once, turned into templates."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raydask.errors import UsageError
+from raydask.ids import FunctionID
+from raydask.task import RESOURCE_UNIT, ActorOptions, TaskKind, TaskTemplate
+
+CPU = "CPU"
+GPU = "GPU"
+MEMORY = "memory"
+
+_COMMON = ("num_cpus", "num_gpus", "memory", "resources", "name", "priority")
+TASK_OPTIONS = frozenset(
+    (*_COMMON, "num_returns", "max_retries", "retry_exceptions", "timeout")
+)
+ACTOR_OPTIONS = frozenset(
+    (
+        *_COMMON,
+        "namespace",
+        "max_concurrency",
+        "max_restarts",
+        "max_task_retries",
+        "lifetime",
+        "get_if_exists",
+    )
+)
+METHOD_OPTIONS = frozenset(("num_returns", "max_task_retries", "retry_exceptions", "name"))
+
+
+def check_names(options: Mapping[str, Any], known: frozenset[str], what: str) -> None:
+    """Refuse options that do not exist.
+
+    Raises
+    ------
+    UsageError
+    """
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UsageError(
+            f"unknown option{'s' * (len(unknown) > 1)} {', '.join(unknown)} for {what}; "
+            f"there are {', '.join(sorted(known))}"
+        )
+
+
+def _number(options: Mapping[str, Any], name: str, default: float) -> float:
+    value = options.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise UsageError(f"{name} must be a number that is not negative, not {value!r}")
+    return float(value)
+
+
+def _count(options: Mapping[str, Any], name: str, default: int, least: int) -> int:
+    value = options.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def resources_of(options: Mapping[str, Any], default_cpus: float) -> dict[str, int]:
+    """Return what the options ask for, in steps of 1 / ``RESOURCE_UNIT``."""
+    named = options.get("resources") or {}
+    if not isinstance(named, Mapping):
+        raise UsageError(f"resources must be a dict of names to amounts, not {named!r}")
+    wanted = {CPU: _number(options, "num_cpus", default_cpus)}
+    wanted[GPU] = _number(options, "num_gpus", 0)
+    wanted[MEMORY] = _number(options, "memory", 0)
+    for name, amount in named.items():
+        if name in (CPU, GPU, MEMORY):
+            raise UsageError(f"give {name} by num_cpus, num_gpus or memory, not in resources")
+        wanted[str(name)] = _number({name: amount}, name, 0)
+    return {name: round(amount * RESOURCE_UNIT) for name, amount in wanted.items() if amount}
+
+
+def _retry_exceptions(options: Mapping[str, Any]) -> bytes | None:
+    value = options.get("retry_exceptions")
+    if not value:
+        return None
+    if value is True:
+        return b""
+    kinds = tuple(value) if isinstance(value, Sequence) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise UsageError("retry_exceptions must be True, False or a list of exception types")
+    try:
+        import cloudpickle
+
+        return bytes(cloudpickle.dumps(kinds))
+    except Exception as error:
+        raise UsageError(f"retry_exceptions cannot be pickled: {error}") from error
+
+
+def task_template(
+    function_id: FunctionID, name: str, options: Mapping[str, Any], **fixed: Any
+) -> TaskTemplate:
+    """Return the template of a remote function with these options.
+
+    Raises
+    ------
+    UsageError
+        An option's value makes no sense.
+    """
+    timeout = options.get("timeout")
+    return TaskTemplate(
+        function_id,
+        str(options.get("name") or name),
+        TaskKind.NORMAL,
+        num_returns=_count(options, "num_returns", 1, 0),
+        resources=resources_of(options, 1),
+        max_retries=_count(options, "max_retries", 3, -1),
+        retry_exceptions=_retry_exceptions(options),
+        timeout=None if timeout is None else _number(options, "timeout", 0),
+        priority=_count(options, "priority", 0, -1_000_000),
+        **fixed,
+    )
+
+
+def actor_template(
+    function_id: FunctionID,
+    class_name: str,
+    options: Mapping[str, Any],
+    namespace: str,
+    is_async: bool,
+) -> TaskTemplate:
+    """Return the template of the task that creates an actor with these options.
+
+    Raises
+    ------
+    UsageError
+        An option's value makes no sense.
+    """
+    lifetime = options.get("lifetime")
+    if lifetime not in (None, "detached", "non_detached"):
+        raise UsageError(f'lifetime must be "detached" or None, not {lifetime!r}')
+    name = options.get("name") or ""
+    if not isinstance(name, str):
+        raise UsageError(f"an actor's name must be a string, not {name!r}")
+    if options.get("get_if_exists") and not name:
+        raise UsageError("get_if_exists needs a name to look for: options(name=…)")
+    return TaskTemplate(
+        function_id,
+        class_name,
+        TaskKind.ACTOR_CREATION,
+        resources=resources_of(options, 0),
+        max_retries=0,
+        priority=_count(options, "priority", 0, -1_000_000),
+        actor=ActorOptions(
+            name=name,
+            namespace=str(options.get("namespace") or namespace),
+            max_concurrency=_count(options, "max_concurrency", 1000 if is_async else 1, 1),
+            max_restarts=_count(options, "max_restarts", 0, -1),
+            max_task_retries=_count(options, "max_task_retries", 0, -1),
+            detached=lifetime == "detached",
+            is_async=is_async,
+            get_if_exists=bool(options.get("get_if_exists")),
+        ),
+    )
+
+
+def method_template(
+    class_name: str, method: str, num_returns: int, options: Mapping[str, Any]
+) -> TaskTemplate:
+    """Return the template of calls of an actor's method."""
+    return TaskTemplate(
+        FunctionID(b""),
+        f"{class_name}.{method}",
+        TaskKind.ACTOR_METHOD,
+        num_returns=_count(options, "num_returns", num_returns, 0),
+        retry_exceptions=_retry_exceptions(options),
+    )
+
+
+def describe_exceptions(pickled: bytes) -> tuple[type[BaseException], ...]:
+    """Return the exception types that a template's ``retry_exceptions`` names."""
+    kinds: tuple[type[BaseException], ...] = pickle.loads(pickled)
+    return kinds

@@ -1,0 +1,78 @@
+"""Between Python values and where they are: in a message or in the object store."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from raydask.driver.references import ReferenceTable
+from raydask.ids import ObjectID
+from raydask.object_store.client import StoreClient
+from raydask.serialization import Serialized, deserialize, deserialize_error
+from raydask.wire.messages import ObjectValue, ValueKind
+
+_STORED = int(ValueKind.STORED)
+_INLINE = int(ValueKind.INLINE)
+_ERROR = int(ValueKind.ERROR)
+
+
+class ValueCodec:
+    """Places values and reads them, for one process.
+
+    Parameters
+    ----------
+    store : StoreClient
+    references : ReferenceTable
+        Counts the views of stored objects.
+    inline_limit : int
+        Bytes up to which a value travels in messages.
+    """
+
+    __slots__ = ("_references", "_store", "inline_limit")
+
+    def __init__(self, store: StoreClient, references: ReferenceTable, inline_limit: int) -> None:
+        self._store = store
+        self._references = references
+        self.inline_limit = inline_limit
+
+    def place(self, object_id: ObjectID, serialized: Serialized) -> ObjectValue:
+        """Return where the value is, having copied it into the object store if it is large.
+
+        Raises
+        ------
+        ObjectStoreFullError
+        """
+        size = serialized.size
+        if size <= self.inline_limit:
+            return ObjectValue(
+                object_id, _INLINE, serialized.to_bytes(), 0, 0, serialized.nested
+            )
+        reservation = self._store.create(size)
+        serialized.write_into(reservation.buffer, self._store.copy_into)
+        return ObjectValue(object_id, _STORED, b"", reservation.offset, size, serialized.nested)
+
+    def read(self, value: ObjectValue, writable: bool = False) -> Any:
+        """Return the Python value.
+
+        Raises
+        ------
+        BaseException
+            The error that stands in the value's place.
+        """
+        kind = value.kind
+        if kind == _INLINE:
+            data = value.data
+            if writable and data[0] != 0x80:
+                return deserialize(memoryview(bytearray(data)))
+            return deserialize(data)
+        if kind == _ERROR:
+            raise deserialize_error(value.data)
+        references = self._references
+        references.adopt(value.object_id)
+        view = self._store.view(
+            value.offset,
+            value.size,
+            writable=writable,
+            on_release=partial(references.dropped.append, value.object_id),
+        )
+        return deserialize(view)

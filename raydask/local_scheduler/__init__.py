@@ -1,0 +1,1 @@
+"""The local scheduler: a node's tasks, objects, workers and actors."""

@@ -1,0 +1,184 @@
+"""Actors that live on this node: their lifecycle and those who follow it. Pure.
+
+The steps are those of ``raydask.actor.recovery``.  The creation task goes through the same
+queue as other tasks; its worker then belongs to the actor, with what it occupies, and
+leaves the pool.  Calls do not come by here: callers talk to the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raydask.actor.recovery import after_death, check_transition
+from raydask.ids import ActorID, ProcessNumber
+from raydask.local_scheduler.actions import Send, SendGlobal
+from raydask.local_scheduler.outgoing import Outgoing
+from raydask.local_scheduler.records import ActorRecord, TaskRecord, WorkerRecord
+from raydask.local_scheduler.worker_pool import WorkerPool
+from raydask.wire.messages import ActorChanged, ActorLocated, ActorState, CreateActor
+
+_EARLY_SECONDS = 10.0
+
+
+class ActorTable:
+    """The node's actors.
+
+    Parameters
+    ----------
+    node : int
+    pool : WorkerPool
+    outgoing : Outgoing
+    address_of : callable
+        Gives the path of a worker's socket for callers.
+    """
+
+    def __init__(
+        self,
+        node: int,
+        pool: WorkerPool,
+        outgoing: Outgoing,
+        address_of: Callable[[ProcessNumber], str],
+    ) -> None:
+        self._node = node
+        self._pool = pool
+        self._outgoing = outgoing
+        self._address_of = address_of
+        self.records: dict[ActorID, ActorRecord] = {}
+        self._early: dict[ActorID, tuple[float, set[ProcessNumber]]] = {}
+
+    def create(self, creation: TaskRecord) -> None:
+        """Note an actor whose creation task was submitted."""
+        actor_id = ActorID(creation.spec.task_id)
+        actor = self.records[actor_id] = ActorRecord(actor_id, creation)
+        _, actor.followers = self._early.pop(actor_id, (0.0, set()))
+
+    def ask_for_place(self, creation: TaskRecord) -> None:
+        """Ask the global scheduler where the actor shall live."""
+        options = creation.template.template.actor
+        assert options is not None
+        self._outgoing.actions.append(
+            SendGlobal(
+                CreateActor(
+                    self._node,
+                    ActorID(creation.spec.task_id),
+                    creation.template.template.name,
+                    creation.template.template.resources,
+                    options.name,
+                    options.namespace,
+                    options.max_restarts,
+                    options.detached,
+                    creation.job,
+                )
+            )
+        )
+
+    def placed(self, actor_id: ActorID) -> None:
+        """Queue the creation: the actor shall live here."""
+        actor = self.records.get(actor_id)
+        if actor is not None and actor.state != ActorState.DEAD and actor.worker is None:
+            self._pool.ready(actor.creation)
+
+    def created(self, actor: ActorRecord, worker: WorkerRecord) -> None:
+        """Note that ``__init__`` has returned in this worker."""
+        actor.worker = worker
+        worker.actor_id = actor.actor_id
+        actor.address = self._address_of(worker.process)
+        self._change(actor, ActorState.ALIVE, "")
+
+    def failed(self, actor: ActorRecord, cause: str) -> None:
+        """Note that the actor can never live, or lives no longer."""
+        if actor.state == ActorState.DEAD:
+            return
+        self._change(actor, ActorState.DEAD, cause)
+        if actor.worker is not None:
+            self._pool.kill(actor.worker, cause)
+            actor.worker = None
+
+    def worker_died(self, actor: ActorRecord, cause: str, on_purpose: bool) -> bool:
+        """Act on the death of the actor's process; say whether the actor is dead now."""
+        actor.worker = None
+        if actor.state == ActorState.DEAD:
+            return True
+        verdict = after_death(actor.state, actor.restarts_left, on_purpose)
+        actor.restarts_left = verdict.restarts_left
+        if verdict.state == ActorState.DEAD:
+            self._change(actor, ActorState.DEAD, cause)
+            return True
+        actor.incarnation += 1
+        self._change(actor, ActorState.RESTARTING, cause)
+        self.ask_for_place(actor.creation)
+        return False
+
+    def kill(self, actor: ActorRecord, cause: str, no_restart: bool) -> None:
+        """End the actor's process; with `no_restart` the actor itself."""
+        if no_restart:
+            self.failed(actor, cause)
+        elif actor.worker is not None:
+            self._pool.kill(actor.worker, cause)
+
+    def follow(self, process: ProcessNumber, actor_id: ActorID, now: float) -> None:
+        """Tell a process where the actor is, now and when that changes."""
+        actor = self.records.get(actor_id)
+        if actor is None:
+            # It has a name already, and its creation is on its way from another process.
+            self._early.setdefault(actor_id, (now, set()))[1].add(process)
+            return
+        actor.followers.add(process)
+        if actor.state != ActorState.PENDING:
+            self._tell(actor, process)
+
+    def tick(self, now: float) -> None:
+        """Give up actors that were announced and never created."""
+        for actor_id, (since, processes) in list(self._early.items()):
+            if now - since > _EARLY_SECONDS:
+                del self._early[actor_id]
+                cause = "it was never created: the process that was to create it has died"
+                for process in processes:
+                    message = ActorLocated(actor_id, ActorState.DEAD, "", 0, cause)
+                    self._outgoing.actions.append(Send(process, message))
+
+    def unfollow(self, process: ProcessNumber) -> None:
+        """Forget a process that has gone."""
+        for actor in self.records.values():
+            actor.followers.discard(process)
+
+    def forget(self, actor: ActorRecord) -> None:
+        """Forget an actor that is dead and that nobody refers to."""
+        self.records.pop(actor.actor_id, None)
+
+    def _change(self, actor: ActorRecord, state: ActorState, cause: str) -> None:
+        story = f"{actor.creation.template.template.name} {actor.actor_id.hex()}: {cause}"
+        check_transition(actor.state, state, story)
+        actor.state = state
+        actor.cause = cause
+        if state != ActorState.ALIVE:
+            actor.address = ""
+        for process in actor.followers:
+            self._tell(actor, process)
+        worker = actor.worker
+        self._outgoing.actions.append(
+            SendGlobal(
+                ActorChanged(
+                    actor.actor_id,
+                    state,
+                    self._node,
+                    worker.pid if worker is not None else 0,
+                    actor.incarnation,
+                    cause,
+                )
+            )
+        )
+
+    def _tell(self, actor: ActorRecord, process: ProcessNumber) -> None:
+        self._outgoing.actions.append(
+            Send(
+                process,
+                ActorLocated(
+                    actor.actor_id, actor.state, actor.address, actor.incarnation, actor.cause
+                ),
+            )
+        )
+
+    def creation_of(self, task: TaskRecord) -> ActorRecord | None:
+        """Return the actor that a task creates, if it is a creation task."""
+        return self.records.get(ActorID(task.spec.task_id))

@@ -1,0 +1,209 @@
+"""What happened, as the local scheduler's core is told. Pure.
+
+Events about tasks and objects come in batches, because they come in thousands; the parts of
+a batch are the wire's own structs, so nothing is copied on the way.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from raydask.ids import ActorID, FunctionID, ObjectID, ProcessNumber, TaskID
+from raydask.task import TaskSpec, TaskTemplate
+from raydask.wire.messages import ObjectValue, TaskResult
+
+
+class DriverJoined(NamedTuple):
+    """A driver has connected; its job is its own."""
+
+    process: ProcessNumber
+    job: int
+    namespace: str
+    search_path: list[str]
+    folder: str
+
+
+class WorkerJoined(NamedTuple):
+    """A worker process is up, task and control socket both."""
+
+    process: ProcessNumber
+    pid: int
+
+
+class DriverLeft(NamedTuple):
+    """A driver has gone, in good order or not."""
+
+    process: ProcessNumber
+
+
+class WorkerLeft(NamedTuple):
+    """A worker's process has ended; `cause` describes how, for people."""
+
+    process: ProcessNumber
+    cause: str
+
+
+class WorkersFailed(NamedTuple):
+    """So many of the workers that were asked for have ended before they said hello."""
+
+    number: int
+
+
+class TasksSubmitted(NamedTuple):
+    """A process wants these tasks to run."""
+
+    process: ProcessNumber
+    templates: list[tuple[int, TaskTemplate]]
+    specs: list[TaskSpec]
+
+
+class FunctionExported(NamedTuple):
+    """A process gives a function's code."""
+
+    process: ProcessNumber
+    function_id: FunctionID
+    code: bytes
+    name: str
+    nested: list[ObjectID]
+
+
+class ValuesRequested(NamedTuple):
+    """A process wants these values; see ``messages.Get``."""
+
+    process: ProcessNumber
+    object_ids: list[ObjectID]
+    blocks: bool
+    reclaimed: list[TaskID]
+
+
+class ObjectsWatched(NamedTuple):
+    """A process wants to know when these exist; see ``messages.Watch``."""
+
+    process: ProcessNumber
+    object_ids: list[ObjectID]
+    blocks: bool
+    reclaimed: list[TaskID]
+
+
+class WorkerUnblocked(NamedTuple):
+    """A worker's main thread goes on."""
+
+    process: ProcessNumber
+
+
+class ObjectsPut(NamedTuple):
+    """A process has made these objects, for `holder` (itself, or an actor's caller)."""
+
+    process: ProcessNumber
+    holder: ProcessNumber
+    values: list[ObjectValue]
+
+
+class ObjectsPromised(NamedTuple):
+    """A process will put these objects."""
+
+    process: ProcessNumber
+    object_ids: list[ObjectID]
+
+
+class ObjectsAcquired(NamedTuple):
+    """A process holds these objects too."""
+
+    process: ProcessNumber
+    object_ids: list[ObjectID]
+
+
+class ObjectsReleased(NamedTuple):
+    """A process holds these objects no more."""
+
+    process: ProcessNumber
+    object_ids: list[ObjectID]
+
+
+class TasksEnded(NamedTuple):
+    """Tasks have ended in a worker."""
+
+    process: ProcessNumber
+    results: list[TaskResult]
+
+
+class TasksReclaimed(NamedTuple):
+    """A worker gives tasks back that it has not begun."""
+
+    process: ProcessNumber
+    task_ids: list[TaskID]
+
+
+class CancelRequested(NamedTuple):
+    """A process wants these tasks cancelled."""
+
+    process: ProcessNumber
+    task_ids: list[TaskID]
+    force: bool
+    recursive: bool
+
+
+class ActorFollowed(NamedTuple):
+    """A process wants to know where an actor is."""
+
+    process: ProcessNumber
+    actor_id: ActorID
+
+
+class KillActorRequested(NamedTuple):
+    """A process wants an actor ended."""
+
+    process: ProcessNumber
+    actor_id: ActorID
+    no_restart: bool
+
+
+class ActorWasPlaced(NamedTuple):
+    """The global scheduler has chosen a node for an actor."""
+
+    actor_id: ActorID
+    node: int
+
+
+class TasksFoundInfeasible(NamedTuple):
+    """The global scheduler knows no node that could run these."""
+
+    task_ids: list[TaskID]
+    detail: str
+
+
+class TasksPlaced(NamedTuple):
+    """The global scheduler has chosen nodes for tasks that were passed up."""
+
+    placements: list[tuple[TaskID, int]]
+
+
+class ClockTicked(NamedTuple):
+    """Some time has passed."""
+
+
+Event = (
+    DriverJoined
+    | WorkerJoined
+    | DriverLeft
+    | WorkerLeft
+    | WorkersFailed
+    | TasksSubmitted
+    | FunctionExported
+    | ValuesRequested
+    | ObjectsWatched
+    | WorkerUnblocked
+    | ObjectsPut
+    | ObjectsPromised
+    | ObjectsAcquired
+    | ObjectsReleased
+    | TasksEnded
+    | TasksReclaimed
+    | CancelRequested
+    | ActorFollowed
+    | KillActorRequested
+    | ActorWasPlaced
+    | TasksFoundInfeasible
+    | TasksPlaced
+    | ClockTicked
+)

@@ -1,0 +1,50 @@
+"""What the core has to say while it handles one event, gathered into few messages. Pure."""
+
+from __future__ import annotations
+
+from raydask.ids import ObjectID, ProcessNumber
+from raydask.local_scheduler.actions import Action, Send
+from raydask.wire.messages import ObjectValue, Ready, Values
+
+
+class Outgoing:
+    """Actions and batched messages of one turn.
+
+    Attributes
+    ----------
+    actions : list of Action
+        In the order in which they are to be done; what is batched comes after them.
+    """
+
+    __slots__ = ("_ready", "_values", "actions")
+
+    def __init__(self) -> None:
+        self.actions: list[Action] = []
+        self._values: dict[ProcessNumber, list[ObjectValue]] = {}
+        self._ready: dict[ProcessNumber, list[ObjectID]] = {}
+
+    def value(self, process: ProcessNumber, value: ObjectValue) -> None:
+        """Send a value to a process."""
+        batch = self._values.get(process)
+        if batch is None:
+            self._values[process] = [value]
+        else:
+            batch.append(value)
+
+    def ready(self, process: ProcessNumber, object_id: ObjectID) -> None:
+        """Tell a process that an object exists."""
+        self._ready.setdefault(process, []).append(object_id)
+
+    def take(self) -> list[Action]:
+        """Return what has been gathered, and begin anew."""
+        actions = self.actions
+        if self._values:
+            for process, values in self._values.items():
+                actions.append(Send(process, Values(values)))
+            self._values = {}
+        if self._ready:
+            for process, object_ids in self._ready.items():
+                actions.append(Send(process, Ready(object_ids)))
+            self._ready = {}
+        self.actions = []
+        return actions

@@ -1,0 +1,187 @@
+"""Which task next, and how many to which worker. Pure.
+
+Order
+-----
+Higher ``priority`` first; then deeper tasks first, so that a recursion is finished branch by
+branch and keeps few workers blocked; then in the order of submission.  Dask's tasks are
+submitted in the order that ``dask.order`` gives them, so for them this is depth-first.
+
+Pipelining
+----------
+A worker holds a few milliseconds' worth of short tasks, so that it does not idle while the
+scheduler is busy elsewhere, and no more, so that others find work and a mistake in
+the estimate costs little.  A task whose duration is unknown is alone in its worker.  When
+there is less than a full pipeline for everybody, it is shared out evenly.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from heapq import heappop, heappush
+
+from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerRecord
+
+_SEQUENCE_BITS = 40
+_DEPTH_RANGE = 4096
+
+
+def order_key(priority: int, depth: int, sequence: int) -> int:
+    """Return the number by which ready tasks are ordered, least first.
+
+    `depth` counts up to 4,095 and `sequence` up to 2**40.
+    """
+    rank = -priority * _DEPTH_RANGE - min(depth, _DEPTH_RANGE - 1)
+    return (rank << _SEQUENCE_BITS) + sequence
+
+
+class ReadyQueue:
+    """Ready tasks that ask for the same resources in the same job.
+
+    Tasks mostly become ready in order; those are kept in a plain queue, and only the
+    others in a heap, whose operations cost more the longer it is.
+
+    Parameters
+    ----------
+    job : int
+    resources : dict of str to int
+    """
+
+    __slots__ = ("_heap", "_run", "job", "resources", "workers")
+
+    def __init__(self, job: int, resources: dict[str, int]) -> None:
+        self.job = job
+        self.resources = resources
+        self.workers: dict[int, WorkerRecord] = {}
+        """Workers that have tasks of this queue and are not blocked."""
+        self._run: deque[tuple[int, TaskRecord]] = deque()
+        self._heap: list[tuple[int, TaskRecord]] = []
+
+    def __len__(self) -> int:
+        return len(self._run) + len(self._heap)
+
+    def push(self, task: TaskRecord) -> None:
+        """Add a task."""
+        key = task.key
+        run = self._run
+        if not run or key >= run[-1][0]:
+            run.append((key, task))
+        else:
+            heappush(self._heap, (key, task))
+
+    def head(self) -> TaskRecord | None:
+        """Return the task that is next, or None."""
+        run, heap = self._run, self._heap
+        if heap and (not run or heap[0][0] < run[0][0]):
+            return heap[0][1]
+        return run[0][1] if run else None
+
+    def pop(self) -> TaskRecord:
+        """Take out the task that is next."""
+        run, heap = self._run, self._heap
+        if heap and (not run or heap[0][0] < run[0][0]):
+            return heappop(heap)[1]
+        return run.popleft()[1]
+
+    def remove(self, tasks: set[TaskRecord]) -> None:
+        """Take out these tasks."""
+        kept = sorted((item for item in (*self._run, *self._heap) if item[1] not in tasks))
+        self._run = deque(kept)
+        self._heap = []
+
+
+class Pipeline:
+    """How much a worker may hold.
+
+    Parameters
+    ----------
+    seconds : float
+        Of estimated work.
+    tasks : int
+    """
+
+    __slots__ = ("_seconds", "_tasks")
+
+    def __init__(self, seconds: float, tasks: int) -> None:
+        self._seconds = seconds
+        self._tasks = tasks
+
+    def take(self, queue: ReadyQueue, worker: WorkerRecord, share: int) -> list[TaskRecord]:
+        """Take tasks out of the queue for a worker, at most `share` of them."""
+        taken: list[TaskRecord] = []
+        held = len(worker.queue)
+        load = worker.load
+        while len(taken) < share:
+            task = queue.head()
+            if task is None:
+                break
+            template = task.template
+            cost = template.cost
+            if cost is None or template.alone:
+                cost = UNKNOWN_COST
+            if held and (load + cost > self._seconds or held >= self._tasks):
+                break
+            queue.pop()
+            task.cost = cost
+            load += cost
+            held += 1
+            taken.append(task)
+        worker.load = load
+        return taken
+
+
+class Resources:
+    """What a node has, and what of it is free.
+
+    CPUs may be free in negative numbers: workers that come out of a blocking ``get`` go on at
+    once, and nothing new starts until the account is settled.
+    """
+
+    __slots__ = ("_gpus", "available", "total")
+
+    def __init__(self, total: dict[str, int], gpus: list[int]) -> None:
+        self.total = dict(total)
+        self.available = dict(total)
+        self._gpus = list(gpus)
+
+    def feasible(self, wanted: Mapping[str, int]) -> bool:
+        """Say whether the node could ever give this."""
+        total = self.total
+        return all(total.get(name, 0) >= amount for name, amount in wanted.items())
+
+    def fits(self, wanted: Mapping[str, int]) -> bool:
+        """Say whether the node can give this now."""
+        available = self.available
+        return all(available.get(name, 0) >= amount for name, amount in wanted.items())
+
+    def how_often(self, wanted: Mapping[str, int], limit: int) -> int:
+        """Return how many times the node could give this now, at most `limit` times."""
+        available = self.available
+        for name, amount in wanted.items():
+            if amount:
+                limit = min(limit, max(available.get(name, 0), 0) // amount)
+        return limit
+
+    def allocate(self, wanted: Mapping[str, int]) -> None:
+        """Give."""
+        available = self.available
+        for name, amount in wanted.items():
+            available[name] = available.get(name, 0) - amount
+
+    def free(self, given: Mapping[str, int]) -> None:
+        """Take back."""
+        available = self.available
+        for name, amount in given.items():
+            available[name] = available.get(name, 0) + amount
+
+    def take_gpus(self, amount: float) -> list[int]:
+        """Return the devices for so many GPUs; a fraction shares the last device."""
+        count = int(amount) or (1 if amount else 0)
+        taken, self._gpus = self._gpus[:count], self._gpus[count:]
+        if amount < 1 and taken:
+            self._gpus.append(taken[0])
+        return taken
+
+    def return_gpus(self, gpus: list[int]) -> None:
+        """Take devices back."""
+        self._gpus.extend(gpu for gpu in gpus if gpu not in self._gpus)

@@ -1,0 +1,315 @@
+"""What a local scheduler remembers of tasks, objects, workers and actors. Pure.
+
+Each record knows its own document in the control state; see ``raydask.control.tables``.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from raydask.control import tables
+from raydask.ids import (
+    ActorID,
+    FunctionID,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    home_of,
+    task_of,
+)
+from raydask.task import TaskKind, TaskSpec, TaskTemplate
+from raydask.wire.messages import ActorState, ObjectValue, ValueKind
+
+UNKNOWN_COST = 1000.0
+"""Seconds a task counts for when its duration is unknown or it must be alone in its worker."""
+
+_OBJECT_STATES: dict[int, tables.ObjectState] = {
+    ValueKind.INLINE: "inline",
+    ValueKind.STORED: "shared_memory",
+    ValueKind.ERROR: "error",
+}
+
+
+class TaskState(enum.IntEnum):
+    """A task's lifecycle."""
+
+    WAITING = 0
+    """Inputs are missing."""
+    READY = 1
+    """It could run; no worker has it."""
+    ASSIGNED = 2
+    """A worker has it and runs it, or will after those before it."""
+    FINISHED = 3
+    FAILED = 4
+    CANCELLED = 5
+
+
+TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.WAITING: frozenset((TaskState.READY, TaskState.FAILED, TaskState.CANCELLED)),
+    TaskState.READY: frozenset((TaskState.ASSIGNED, TaskState.FAILED, TaskState.CANCELLED)),
+    # Back to READY: reclaimed from its worker, or retried.
+    TaskState.ASSIGNED: frozenset(
+        (TaskState.READY, TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED)
+    ),
+    # A restarted actor's creation runs again.
+    TaskState.FINISHED: frozenset((TaskState.READY,)),
+    TaskState.FAILED: frozenset(),
+    TaskState.CANCELLED: frozenset(),
+}
+
+
+class TemplateRecord:
+    """A template as the node knows it: one for each connection that sent it."""
+
+    __slots__ = ("_entry", "alone", "cost", "feasible", "number", "shape", "template")
+
+    def __init__(self, number: int, template: TaskTemplate, job: int) -> None:
+        self.number = number
+        self.template = template
+        self.shape: tuple[Any, ...] = (
+            job,
+            template.kind == TaskKind.ACTOR_CREATION,
+            tuple(sorted(template.resources.items())),
+        )
+        self.feasible = True
+        """Whether this node could ever run its tasks."""
+        self.cost: float | None = None
+        """Seconds that a call takes, averaged; None before the first has ended."""
+        # A task that must not be run twice may not stand behind another when its worker
+        # dies: nobody could say whether it had begun.
+        self.alone = template.observed or template.max_retries == 0 or bool(template.timeout)
+        self._entry: tables.TemplateEntry | None = None
+
+    def ended(self, duration: float) -> None:
+        """Take the duration of a call into the average, in seconds."""
+        cost = self.cost
+        if cost is None:
+            self.cost = duration
+        else:
+            # Quick to believe that it is short: the first call often pays for imports.
+            self.cost = cost + (duration - cost) * (0.5 if duration < cost else 0.2)
+
+    @property
+    def entry(self) -> tables.TemplateEntry:
+        """The template's part of its tasks' documents."""
+        if self._entry is None:
+            self._entry = tables.template_entry(self.template)
+        return self._entry
+
+
+class TaskRecord:
+    """A task that this node is the home of."""
+
+    __slots__ = (
+        "attempts",
+        "cost",
+        "deadline",
+        "error",
+        "finished",
+        "job",
+        "key",
+        "live",
+        "missing",
+        "node",
+        "retries",
+        "spec",
+        "started",
+        "state",
+        "submitted",
+        "submitter",
+        "template",
+        "worker",
+        "worker_pid",
+    )
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        template: TemplateRecord,
+        job: int,
+        submitter: ProcessNumber,
+        key: int,
+        now: float,
+    ) -> None:
+        self.spec = spec
+        self.template = template
+        self.job = job
+        self.submitter = submitter
+        self.key = key
+        self.state = TaskState.WAITING
+        self.missing = 0
+        self.retries = template.template.max_retries
+        self.attempts = 0
+        self.live = 0
+        """How many of its returns exist, pending ones counted."""
+        self.worker: WorkerRecord | None = None
+        self.worker_pid = 0
+        self.cost = 0.0
+        self.deadline = 0.0
+        self.node = 0
+        self.submitted = now
+        self.started = 0.0
+        self.finished = 0.0
+        self.error = ""
+
+    def document(self) -> bytes:
+        """Return the task's entry in the control state."""
+        spec = self.spec
+        state: tables.TaskState
+        if self.state == TaskState.ASSIGNED:
+            state = "RUNNING"
+        else:
+            state = self.state.name  # type: ignore[assignment]
+        return tables.encode(
+            tables.TaskEntry(
+                id=spec.task_id.hex(),
+                name=self.template.template.name,
+                state=state,
+                job=self.job,
+                node=int(home_of(spec.task_id)),
+                template=self.template.entry,
+                args=spec.args,
+                dependencies=[object_id.hex() for object_id in spec.dependencies],
+                borrowed=[object_id.hex() for object_id in spec.borrowed],
+                worker=self.worker_pid,
+                attempts=self.attempts,
+                submitted=self.submitted,
+                started=self.started,
+                finished=self.finished,
+                error=self.error,
+                depth=spec.depth,
+            )
+        )
+
+
+class ObjectRecord:
+    """An object that this node is the home of.
+
+    ``count`` is how many processes, unfinished tasks and containing objects hold it.
+    """
+
+    __slots__ = ("count", "dependents", "object_id", "task", "value", "waiters", "watchers")
+
+    def __init__(self, object_id: ObjectID, task: TaskRecord | None) -> None:
+        self.object_id = object_id
+        self.task = task
+        self.count = 0
+        self.value: ObjectValue | None = None
+        self.dependents: list[TaskRecord] | None = None
+        self.waiters: dict[ProcessNumber, None] | None = None
+        self.watchers: dict[ProcessNumber, None] | None = None
+
+    def document(self) -> bytes:
+        """Return the object's entry in the control state."""
+        value = self.value
+        home = int(home_of(self.object_id))
+        entry = tables.ObjectEntry(
+            id=self.object_id.hex(),
+            state="pending" if value is None else _OBJECT_STATES[value.kind],
+            home=home,
+            task=task_of(self.object_id).hex(),
+        )
+        if value is not None:
+            entry.size = value.size or len(value.data)
+            if value.kind == ValueKind.STORED:
+                entry.locations = [home]
+        return tables.encode(entry)
+
+
+class FunctionRecord:
+    """A function's code."""
+
+    __slots__ = ("code", "jobs", "name", "nested")
+
+    def __init__(self, code: bytes, name: str, nested: list[ObjectID]) -> None:
+        self.code = code
+        self.name = name
+        self.nested = nested
+        self.jobs: set[int] = set()
+        """The jobs that exported it; it goes when they have all ended."""
+
+    def document(self) -> bytes:
+        """Return the function's entry in the control state: its pickle."""
+        return self.code
+
+
+class WorkerRecord:
+    """A worker process and what it has been given."""
+
+    __slots__ = (
+        "actor_id",
+        "allocation",
+        "blocked_on",
+        "dying",
+        "functions",
+        "gpus",
+        "idle_since",
+        "job",
+        "load",
+        "pid",
+        "process",
+        "progress",
+        "queue",
+        "reclaiming",
+        "shape",
+        "templates",
+    )
+
+    def __init__(self, process: ProcessNumber, pid: int, now: float) -> None:
+        self.process = process
+        self.pid = pid
+        self.job = 0
+        self.queue: dict[TaskID, TaskRecord] = {}
+        self.load = 0.0
+        """Estimated seconds of the tasks in the queue."""
+        self.shape: tuple[Any, ...] | None = None
+        """What its tasks are alike in, as long as it has any."""
+        self.allocation: dict[str, int] | None = None
+        """Resources it occupies; without the CPUs while it is blocked."""
+        self.gpus: list[int] = []
+        self.blocked_on: set[ObjectID] | None = None
+        """Objects its main thread waits for; an empty set waits until it says otherwise."""
+        self.progress = now
+        """When it was last seen to get on."""
+        self.reclaiming = False
+        self.idle_since = now
+        self.templates: set[TemplateRecord] = set()
+        self.functions: set[FunctionID] = set()
+        self.actor_id: ActorID | None = None
+        self.dying = ""
+        """Why it is being ended; empty if it is not."""
+
+
+class ActorRecord:
+    """An actor that lives on this node."""
+
+    __slots__ = (
+        "actor_id",
+        "address",
+        "cause",
+        "creation",
+        "followers",
+        "incarnation",
+        "restarts_left",
+        "state",
+        "worker",
+    )
+
+    def __init__(self, actor_id: ActorID, creation: TaskRecord) -> None:
+        self.actor_id = actor_id
+        self.creation = creation
+        self.state = ActorState.PENDING
+        self.worker: WorkerRecord | None = None
+        self.incarnation = 0
+        options = creation.template.template.actor
+        self.restarts_left = options.max_restarts if options is not None else 0
+        self.followers: set[ProcessNumber] = set()
+        self.cause = ""
+        self.address = ""
+
+    @property
+    def detached(self) -> bool:
+        """Whether it outlives its job and its handles."""
+        options = self.creation.template.template.actor
+        return options is not None and options.detached

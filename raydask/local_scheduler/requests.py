@@ -1,0 +1,201 @@
+"""Rare operations that processes ask their node for, and names of actors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from raydask.control import tables
+from raydask.errors import RaydaskError, UsageError
+from raydask.ids import ActorID, ProcessNumber, TaskID
+from raydask.local_scheduler import events
+from raydask.serialization import serialize_error
+from raydask.wire import messages as wire
+
+if TYPE_CHECKING:
+    from raydask.local_scheduler.server import NodeServer, Peer
+
+_encode = msgspec.msgpack.encode
+
+
+class _Document:
+    """A job's entry as it stands."""
+
+    def __init__(self, entry: tables.JobEntry) -> None:
+        self.entry = entry
+
+    def document(self) -> bytes:
+        """Return the entry's JSON."""
+        return tables.encode(self.entry)
+
+
+class RequestDesk:
+    """Answers the requests of one node's processes.
+
+    Parameters
+    ----------
+    server : NodeServer
+    """
+
+    def __init__(self, server: NodeServer) -> None:
+        self._server = server
+        self._numbers = 0
+        self._asked: dict[int, tuple[ProcessNumber, int]] = {}
+        self._jobs: dict[ProcessNumber, _Document] = {}
+        self._view: dict[int, tuple[dict[str, int], dict[str, int], float]] = {}
+        self._operations: dict[str, Callable[[Peer, int, bytes], object]] = {
+            "region": self._region,
+            "acquire": self._acquire,
+            "leave": self._leave,
+            "cancel": self._cancel,
+            "kill_actor": self._kill_actor,
+            "claim_name": self._claim_name,
+            "get_actor": self._get_actor,
+            "nodes": self._nodes,
+            "resources": self._resources,
+        }
+
+    def on_request(self, peer: Peer, message: wire.Request) -> None:
+        """Answer a request, now or when the global scheduler has."""
+        operation = self._operations.get(message.operation)
+        try:
+            if operation is None:
+                raise UsageError(f"the node knows no operation {message.operation!r}")
+            result = operation(peer, message.number, message.payload)
+        except (RaydaskError, msgspec.DecodeError) as error:
+            self.answer(peer.process, message.number, None, serialize_error(error))
+            return
+        if result is not _LATER:
+            self.answer(peer.process, message.number, result)
+
+    def answer(
+        self, process: ProcessNumber, number: int, result: object, error: bytes = b""
+    ) -> None:
+        """Send the reply to a request."""
+        peer = self._server.peers.get(process)
+        if peer is not None:
+            peer.protocol.send(wire.Reply(number, error, _encode(result)))
+
+    # --- jobs -----------------------------------------------------------------------------
+
+    def driver_joined(self, peer: Peer) -> None:
+        """Note a job."""
+        entry = tables.JobEntry(
+            number=peer.job,
+            state="RUNNING",
+            node=self._server.identity.number,
+            driver=peer.hello.pid,
+            namespace=peer.hello.namespace,
+            started=time.time(),
+        )
+        document = self._jobs[peer.process] = _Document(entry)
+        self._server.jobs_table.put(peer.job, document)
+
+    def driver_left(self, peer: Peer) -> None:
+        """Note that a job's driver has gone."""
+        document = self._jobs.pop(peer.process, None)
+        if document is not None:
+            entry = document.entry
+            if entry.state == "RUNNING":
+                entry.state = "DEAD"
+            entry.finished = time.time()
+            self._server.jobs_table.put(peer.job, document)
+
+    def _leave(self, peer: Peer, number: int, payload: bytes) -> object:
+        document = self._jobs.get(peer.process)
+        if document is not None:
+            document.entry.state = "FINISHED"
+        return True
+
+    # --- the object store -----------------------------------------------------------------
+
+    def _region(self, peer: Peer, number: int, payload: bytes) -> object:
+        return self._server.grant(peer, msgspec.msgpack.decode(payload, type=int))
+
+    def _acquire(self, peer: Peer, number: int, payload: bytes) -> object:
+        # The Acquire itself came before the request; its answer says that it has been read.
+        return True
+
+    # --- tasks and actors -----------------------------------------------------------------
+
+    def _cancel(self, peer: Peer, number: int, payload: bytes) -> object:
+        task_ids, force, recursive = msgspec.msgpack.decode(
+            payload, type=tuple[list[bytes], bool, bool]
+        )
+        ids = [TaskID(task_id) for task_id in task_ids]
+        self._server.handle(events.CancelRequested(peer.process, ids, force, recursive))
+        return True
+
+    def _kill_actor(self, peer: Peer, number: int, payload: bytes) -> object:
+        actor_id, no_restart = msgspec.msgpack.decode(payload, type=tuple[bytes, bool])
+        self._server.handle(
+            events.KillActorRequested(peer.process, ActorID(actor_id), no_restart)
+        )
+        return True
+
+    def _claim_name(self, peer: Peer, number: int, payload: bytes) -> object:
+        name, namespace, actor_id, handle = msgspec.msgpack.decode(
+            payload, type=tuple[str, str, bytes, bytes]
+        )
+        ours = self._ask(peer, number)
+        self._server.send_global(
+            wire.ClaimName(ours, name, namespace, ActorID(actor_id), handle)
+        )
+        return _LATER
+
+    def _get_actor(self, peer: Peer, number: int, payload: bytes) -> object:
+        name, namespace = msgspec.msgpack.decode(payload, type=tuple[str, str])
+        self._server.send_global(wire.FindActor(self._ask(peer, number), name, namespace))
+        return _LATER
+
+    def _ask(self, peer: Peer, number: int) -> int:
+        self._numbers += 1
+        self._asked[self._numbers] = (peer.process, number)
+        return self._numbers
+
+    # --- the cluster ----------------------------------------------------------------------
+
+    def on_global_message(self, message: Any) -> None:
+        """Take in what the global scheduler answers."""
+        if isinstance(message, wire.ActorFound):
+            asked = self._asked.pop(message.number, None)
+            if asked is not None:
+                self.answer(*asked, (message.actor_id, message.handle))
+        elif isinstance(message, wire.ClusterView):
+            self._view = message.nodes
+
+    def _nodes(self, peer: Peer, number: int, payload: bytes) -> object:
+        server = self._server
+        ours = server.identity.number
+        listed = []
+        for node, (total, available, _) in {
+            **self._view,
+            ours: (server.core.pool.resources.total, server.core.pool.resources.available, 0.0),
+        }.items():
+            listed.append(
+                {
+                    "node": node,
+                    "alive": True,
+                    "resources": {name: amount / 10_000 for name, amount in total.items()},
+                    "available": {name: amount / 10_000 for name, amount in available.items()},
+                    "object_store_memory": server.identity.arena_size if node == ours else 0,
+                    "session": server.identity.session if node == ours else "",
+                }
+            )
+        return listed
+
+    def _resources(self, peer: Peer, number: int, payload: bytes) -> object:
+        total = msgspec.msgpack.decode(payload, type=bool)
+        ours = self._server.core.pool.resources
+        summed = dict(ours.total if total else ours.available)
+        for node, (all_of, free, _) in self._view.items():
+            if node != self._server.identity.number:
+                for name, amount in (all_of if total else free).items():
+                    summed[name] = summed.get(name, 0) + amount
+        return summed
+
+
+_LATER = object()

@@ -1,0 +1,525 @@
+"""The shell around the local scheduler's core: sockets, the arena, the control state.
+
+One asyncio loop.  Every message becomes an event for the core, and the core's actions are
+carried out at once; what they write is gathered and goes out in one write for each
+connection and turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from raydask.config import Config
+from raydask.control import schema
+from raydask.control.write_behind import WriteBehind
+from raydask.errors import ObjectStoreFullError, RaydaskError
+from raydask.ids import ProcessNumber
+from raydask.local_scheduler import events
+from raydask.local_scheduler.actions import (
+    Action,
+    EndProcess,
+    FreeStored,
+    KillWorker,
+    SealStored,
+    Send,
+    SendControl,
+    SendGlobal,
+    StartWorkers,
+)
+from raydask.wire.loop_connection import FrameProtocol, OutputProtocol
+from raydask.local_scheduler.policy import Pipeline, Resources
+from raydask.local_scheduler.requests import RequestDesk
+from raydask.local_scheduler.state import Journals, LocalScheduler
+from raydask.local_scheduler.worker_pool import PoolSettings
+from raydask.object_store.state import StoreState
+from raydask.version import VERSION
+from raydask.wire import messages as wire
+
+_log = logging.getLogger("raydask.node")
+
+_FAST_TICK = 0.02
+_SLOW_TICK = 0.25
+_HEARTBEAT_SECONDS = 1.0
+_ORPHAN_SECONDS = 2.0
+
+
+class NodeIdentity(NamedTuple):
+    """What the node tells those who connect.
+
+    Attributes
+    ----------
+    number : int
+    session : str
+        The session's folder.
+    arena_path : str
+    arena_size : int
+    gpus : list of int
+    """
+
+    number: int
+    session: str
+    arena_path: str
+    arena_size: int
+    gpus: list[int]
+
+
+class Peer:
+    """A driver or worker that has said hello."""
+
+    def __init__(self, process: ProcessNumber, hello: wire.Hello, protocol: FrameProtocol) -> None:
+        self.process = process
+        self.hello = hello
+        self.protocol = protocol
+        self.control: FrameProtocol | None = None
+        self.job = 0
+        self.task_name = ""
+        self.closed = False
+        self.exit_cause = ""
+
+
+class NodeServer:
+    """The node's event loop side.
+
+    Parameters
+    ----------
+    identity : NodeIdentity
+    config : Config
+    resources : dict of str to int
+        What the node has, in steps of 1 / ``RESOURCE_UNIT``.
+    writer : WriteBehind
+        Started; closed by whoever made it.
+    """
+
+    def __init__(
+        self, identity: NodeIdentity, config: Config, resources: dict[str, int], writer: WriteBehind
+    ) -> None:
+        self.identity = identity
+        self.config = config
+        self._writer = writer
+        self.jobs_table = writer.table(schema.job_key)
+        self.store: StoreState = StoreState(identity.arena_size, config.slab_size)
+        idle = max(1, resources.get("CPU", 0) // 10_000)
+        self.core = LocalScheduler(
+            identity.number,
+            Resources(resources, identity.gpus),
+            Pipeline(config.pipeline_seconds, config.pipeline_tasks),
+            PoolSettings(idle, config.idle_worker_seconds, config.reclaim_after),
+            Journals(
+                writer.table(schema.task_key),
+                writer.table(schema.object_key),
+                writer.table(schema.function_key),
+            ),
+            self._address_of,
+        )
+        self.peers: dict[ProcessNumber, Peer] = {}
+        self._by_pid: dict[int, Peer] = {}
+        self._process_count = 0
+        self._job_count = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._supervisor: FrameProtocol | None = None
+        self._global: FrameProtocol | None = None
+        self._unsent_global: list[object] = []
+        self._ticker: asyncio.TimerHandle | None = None
+        self._heartbeat_at = 0.0
+        self.desk = RequestDesk(self)
+        self._do: dict[type, Callable[[Any], None]] = {
+            Send: self._do_send,
+            SendControl: self._do_send_control,
+            SendGlobal: self._do_send_global,
+            StartWorkers: self._do_start_workers,
+            KillWorker: self._do_kill_worker,
+            SealStored: self._do_seal,
+            FreeStored: self._do_free,
+            EndProcess: self._do_end_process,
+        }
+        self._on: dict[type, Callable[[Peer, Any], None]] = {
+            wire.Submit: self._on_submit,
+            wire.Get: self._on_get,
+            wire.Watch: self._on_watch,
+            wire.Unblocked: self._on_unblocked,
+            wire.Release: self._on_release,
+            wire.Acquire: self._on_acquire,
+            wire.Put: self._on_put,
+            wire.PutFor: self._on_put_for,
+            wire.Promise: self._on_promise,
+            wire.FollowActor: self._on_follow,
+            wire.RetireRegions: self._on_retire,
+            wire.Export: self._on_export,
+            wire.Request: self.desk.on_request,
+            wire.Results: self._on_results,
+            wire.Reclaimed: self._on_reclaimed,
+        }
+
+    # --- lifecycle ------------------------------------------------------------------------
+
+    def start(self, loop: asyncio.AbstractEventLoop, supervisor: FrameProtocol) -> None:
+        """Begin to work: start workers and the clock."""
+        self._loop = loop
+        self._supervisor = supervisor
+        supervisor.on_message = self._on_supervisor_message
+        self._carry_out(self.core.start())
+        self._tick()
+        self._write_behind()
+
+    def make_protocol(self) -> FrameProtocol:
+        """Return the protocol of a new connection."""
+        return FrameProtocol(self._on_first_message, None)
+
+    def connect_global(self, protocol: FrameProtocol) -> None:
+        """Use a connection to the global scheduler, and introduce the node to it."""
+        self._global = protocol
+        protocol.on_message = self._on_global_message
+        protocol.send(
+            wire.RegisterNode(
+                self.identity.number,
+                os.getpid(),
+                self.identity.session,
+                os.uname().nodename,
+                self.core.pool.resources.total,
+                {},
+                self.identity.arena_size,
+                list(self.core.actors.records),
+            )
+        )
+        unsent, self._unsent_global = self._unsent_global, []
+        for message in unsent:
+            protocol.send(message)
+
+    def lost_global(self) -> None:
+        """Keep what is for the global scheduler until there is one again."""
+        self._global = None
+
+    def handle(self, event: events.Event) -> None:
+        """Tell the core, and do what it says."""
+        self._carry_out(self.core.handle(event, time.time()))
+
+    def _carry_out(self, actions: list[Action]) -> None:
+        do = self._do
+        for action in actions:
+            do[type(action)](action)
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        now = time.time()
+        self.handle(events.ClockTicked())
+        if now - self._heartbeat_at >= _HEARTBEAT_SECONDS:
+            self._heartbeat_at = now
+            self._heartbeat()
+        pause = _FAST_TICK if self.core.is_busy else _SLOW_TICK
+        self._ticker = self._loop.call_later(pause, self._tick)
+
+    def _write_behind(self) -> None:
+        assert self._loop is not None
+        self._loop.call_later(self._writer.tick(), self._write_behind)
+
+    def _heartbeat(self) -> None:
+        pool = self.core.pool
+        if self._global is not None:
+            self._global.send(
+                wire.Heartbeat(
+                    self.identity.number,
+                    pool.resources.available,
+                    pool.queued,
+                    pool.queued_seconds,
+                    self.store.used,
+                )
+            )
+
+    def _address_of(self, process: ProcessNumber) -> str:
+        return os.path.join(self.identity.session, f"w{process}.sock")
+
+    # --- connections ----------------------------------------------------------------------
+
+    def _on_first_message(self, protocol: FrameProtocol, hello: Any) -> None:
+        if not isinstance(hello, wire.Hello):
+            _log.warning("a connection began with %s instead of Hello", type(hello).__name__)
+            protocol.close()
+            return
+        if hello.role in ("driver", "worker"):
+            self._welcome(protocol, hello)
+        elif hello.role == "control":
+            self._control_connected(protocol, hello)
+        elif hello.role in ("stdout", "stderr"):
+            peer = self.peers.get(ProcessNumber(hello.process))
+            if peer is not None:
+                protocol.become_raw(OutputProtocol(peer, hello.role, self._forward_lines))
+        else:
+            _log.warning("a connection claims the unknown role %r", hello.role)
+            protocol.close()
+
+    def _welcome(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
+        refusal = self._refusal(hello)
+        self._process_count += 1
+        process = ProcessNumber(self._process_count)
+        job = 0
+        if hello.role == "driver" and not refusal:
+            self._job_count += 1
+            job = self.identity.number * 65536 + self._job_count
+        protocol.send(
+            wire.Welcome(
+                self.identity.number,
+                process,
+                job,
+                self.identity.arena_path,
+                self.identity.arena_size,
+                self.store.slab_size,
+                self.config.inline_limit,
+                self.identity.session,
+                refusal,
+            )
+        )
+        if refusal:
+            protocol.close()
+            return
+        peer = Peer(process, hello, protocol)
+        peer.job = job
+        self.peers[process] = peer
+        protocol.on_message = lambda _, message: self._dispatch(peer, message)
+        protocol.on_lost = lambda _, error: self._peer_lost(peer)
+        if hello.role == "driver":
+            self.desk.driver_joined(peer)
+            self.handle(
+                events.DriverJoined(
+                    process, job, hello.namespace, hello.search_path, hello.folder
+                )
+            )
+        else:
+            self._by_pid[hello.pid] = peer
+
+    def _refusal(self, hello: wire.Hello) -> str:
+        if hello.version and hello.version != VERSION:
+            return (
+                f"this session runs raydask {VERSION} and the driver has {hello.version}; "
+                "install the same version in both"
+            )
+        return ""
+
+    def _control_connected(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
+        peer = self.peers.get(ProcessNumber(hello.process))
+        if peer is None:
+            protocol.close()
+            return
+        peer.control = protocol
+        protocol.on_message = lambda _, message: self._dispatch(peer, message)
+        self.handle(events.WorkerJoined(peer.process, peer.hello.pid))
+
+    def _dispatch(self, peer: Peer, message: Any) -> None:
+        handler = self._on.get(type(message))
+        if handler is None:
+            _log.warning("process %d sent %s", peer.process, type(message).__name__)
+            peer.protocol.close()
+            return
+        handler(peer, message)
+
+    def _peer_lost(self, peer: Peer) -> None:
+        peer.closed = True
+        if peer.hello.role == "driver":
+            self.desk.driver_left(peer)
+            self._forget(peer)
+            self.handle(events.DriverLeft(peer.process))
+            return
+        if peer.exit_cause:
+            self._worker_gone(peer)
+        elif self._loop is not None:
+            # Its exit is reported in a moment; if not, it lives without a connection.
+            self._loop.call_later(_ORPHAN_SECONDS, self._end_orphan, peer)
+
+    def _end_orphan(self, peer: Peer) -> None:
+        if not peer.exit_cause and self._supervisor is not None:
+            self._supervisor.send(wire.EndChild(peer.hello.pid))
+
+    def _worker_gone(self, peer: Peer) -> None:
+        self._forget(peer)
+        self._by_pid.pop(peer.hello.pid, None)
+        self.handle(events.WorkerLeft(peer.process, peer.exit_cause))
+
+    def _forget(self, peer: Peer) -> None:
+        self.peers.pop(peer.process, None)
+        self.store.client_gone(peer.process)
+        if peer.control is not None:
+            peer.control.close()
+
+    # --- the supervisor -------------------------------------------------------------------
+
+    def _on_supervisor_message(self, protocol: FrameProtocol, message: Any) -> None:
+        if not isinstance(message, wire.ChildExited):
+            return
+        cause = _describe_exit(message)
+        peer = self._by_pid.get(message.pid)
+        if peer is None:
+            _log.error("a worker ended before it was up: %s", cause)
+            self.handle(events.WorkersFailed(1))
+            return
+        peer.exit_cause = cause
+        if peer.closed:
+            self._worker_gone(peer)
+
+    # --- what processes say ---------------------------------------------------------------
+
+    def _on_submit(self, peer: Peer, message: wire.Submit) -> None:
+        self.handle(events.TasksSubmitted(peer.process, message.templates, message.specs))
+
+    def _on_get(self, peer: Peer, message: wire.Get) -> None:
+        self.handle(
+            events.ValuesRequested(
+                peer.process, message.object_ids, message.blocks, message.reclaimed
+            )
+        )
+
+    def _on_watch(self, peer: Peer, message: wire.Watch) -> None:
+        self.handle(
+            events.ObjectsWatched(
+                peer.process, message.object_ids, message.blocks, message.reclaimed
+            )
+        )
+
+    def _on_unblocked(self, peer: Peer, message: wire.Unblocked) -> None:
+        self.handle(events.WorkerUnblocked(peer.process))
+
+    def _on_release(self, peer: Peer, message: wire.Release) -> None:
+        self.handle(events.ObjectsReleased(peer.process, message.object_ids))
+
+    def _on_acquire(self, peer: Peer, message: wire.Acquire) -> None:
+        self.handle(events.ObjectsAcquired(peer.process, message.object_ids))
+
+    def _on_put(self, peer: Peer, message: wire.Put) -> None:
+        self.handle(events.ObjectsPut(peer.process, peer.process, message.values))
+
+    def _on_put_for(self, peer: Peer, message: wire.PutFor) -> None:
+        holder = ProcessNumber(message.process)
+        self.handle(events.ObjectsPut(peer.process, holder, message.values))
+
+    def _on_promise(self, peer: Peer, message: wire.Promise) -> None:
+        self.handle(events.ObjectsPromised(peer.process, message.object_ids))
+
+    def _on_follow(self, peer: Peer, message: wire.FollowActor) -> None:
+        self.handle(events.ActorFollowed(peer.process, message.actor_id))
+
+    def _on_export(self, peer: Peer, message: wire.Export) -> None:
+        self.handle(
+            events.FunctionExported(
+                peer.process, message.function_id, message.code, message.name, message.nested
+            )
+        )
+
+    def _on_results(self, peer: Peer, message: wire.Results) -> None:
+        self.handle(events.TasksEnded(peer.process, message.results))
+
+    def _on_reclaimed(self, peer: Peer, message: wire.Reclaimed) -> None:
+        self.handle(events.TasksReclaimed(peer.process, message.task_ids))
+
+    def _on_retire(self, peer: Peer, message: wire.RetireRegions) -> None:
+        for offset, size in message.runs:
+            self.store.abandon(peer.process, offset, size)
+
+    def _forward_lines(self, peer: Peer, stream: str, lines: list[str]) -> None:
+        worker = self.core.pool.workers.get(peer.process)
+        job = worker.job if worker is not None else peer.job
+        name = peer.task_name
+        batch = wire.LogLines([wire.LogLine(peer.hello.pid, name, stream, line) for line in lines])
+        for other in self.peers.values():
+            if other.job == job and other.hello.role == "driver" and other.hello.log_to_driver:
+                other.protocol.send(batch)
+
+    # --- what the core wants --------------------------------------------------------------
+
+    def _do_send(self, action: Send) -> None:
+        peer = self.peers.get(action.process)
+        if peer is None:
+            return
+        message = action.message
+        if type(message) is wire.Execute and message.templates:
+            peer.task_name = message.templates[-1].template.name
+        peer.protocol.send(message)
+
+    def _do_send_control(self, action: SendControl) -> None:
+        peer = self.peers.get(action.process)
+        if peer is not None and peer.control is not None:
+            peer.control.send(action.message)
+
+    def _do_send_global(self, action: SendGlobal) -> None:
+        if self._global is None:
+            self._unsent_global.append(action.message)
+        else:
+            self._global.send(action.message)
+
+    def _do_start_workers(self, action: StartWorkers) -> None:
+        if self._supervisor is not None:
+            self._supervisor.send(wire.ForkWorkers(action.number))
+
+    def _do_kill_worker(self, action: KillWorker) -> None:
+        peer = self.peers.get(action.process)
+        if peer is not None and self._supervisor is not None:
+            self._supervisor.send(wire.EndChild(peer.hello.pid))
+
+    def _do_seal(self, action: SealStored) -> None:
+        try:
+            self.store.seal(action.process, action.object_id, action.offset, action.size)
+        except RaydaskError as error:
+            _log.error("process %d: %s", action.process, error)
+
+    def _do_free(self, action: FreeStored) -> None:
+        if action.object_id in self.store:
+            self.store.free(action.object_id)
+
+    def _do_end_process(self, action: EndProcess) -> None:
+        _log.error("process %d is cut off: %s", action.process, action.reason)
+        peer = self.peers.get(action.process)
+        if peer is not None:
+            peer.protocol.close()
+
+    def grant(self, peer: Peer, size: int) -> int:
+        """Return the offset of a region for a process.
+
+        Raises
+        ------
+        ObjectStoreFullError
+        """
+        offset = self.store.grant(peer.process, size)
+        if offset is None:
+            holders = ", ".join(
+                f"{object_id.hex()[:12]}… {held:,} bytes" for object_id, held in self.store.biggest(5)
+            )
+            raise ObjectStoreFullError(
+                f"the object store has no {size:,} bytes in one piece: {self.store.used:,} of "
+                f"{self.store.capacity:,} bytes are in use. Biggest objects: {holders or 'none'}. "
+                "Drop refs and arrays that are no longer needed, or start with a larger "
+                "object_store_memory"
+            )
+        return offset
+
+    # --- the global scheduler ---------------------------------------------------------------
+
+    def send_global(self, message: object) -> None:
+        """Send a message to the global scheduler, now or when there is one."""
+        self._do_send_global(SendGlobal(message))
+
+    def _on_global_message(self, protocol: FrameProtocol, message: Any) -> None:
+        if isinstance(message, wire.ActorPlaced):
+            self.handle(events.ActorWasPlaced(message.actor_id, message.node))
+        elif isinstance(message, wire.Placed):
+            self.handle(events.TasksPlaced(message.placements))
+        elif isinstance(message, wire.Infeasible):
+            self.handle(events.TasksFoundInfeasible(message.task_ids, message.detail))
+        else:
+            self.desk.on_global_message(message)
+
+
+def _describe_exit(message: wire.ChildExited) -> str:
+    status = message.status
+    peak = f"its memory peaked at {message.peak_memory / 1e6:,.0f} MB"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = "an unknown signal"
+        return f"process {message.pid} was ended by signal {number} ({name}); {peak}"
+    return f"process {message.pid} exited with code {os.WEXITSTATUS(status)}; {peak}"
+

@@ -1,0 +1,416 @@
+"""Workers: which are free, what each has been given, when to start more. Pure.
+
+A worker serves one job from its first task on, because it takes over that driver's search
+path and modules.  A worker that blocks in ``get`` gives its CPUs back and another takes its
+place, so the number of processes follows the depth of recursion and not the number of CPUs;
+those beyond the CPUs end when they have been idle for a while.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
+from raydask.local_scheduler.actions import KillWorker, Send, SendControl, StartWorkers
+from raydask.local_scheduler.objects import Journal, ObjectTable
+from raydask.local_scheduler.outgoing import Outgoing
+from raydask.local_scheduler.policy import Pipeline, ReadyQueue, Resources
+from raydask.local_scheduler.records import (
+    FunctionRecord,
+    TaskRecord,
+    TaskState,
+    WorkerRecord,
+)
+from raydask.wire.messages import (
+    Assignment,
+    Execute,
+    JobSettings,
+    NewTemplate,
+    Progress,
+    Reclaim,
+)
+
+_CPU = "CPU"
+_FRESH = 0
+
+
+class PoolSettings(NamedTuple):
+    """How many workers stay idle, and when to interfere with one.
+
+    Attributes
+    ----------
+    idle : int
+        Workers that are kept although they have nothing to do.
+    idle_seconds : float
+        After which the others end.
+    reclaim_after : float
+        Seconds after which the tasks behind a long one are taken back.
+    """
+
+    idle: int
+    idle_seconds: float
+    reclaim_after: float
+
+
+class WorkerPool:
+    """The node's workers and the tasks that are ready for them.
+
+    Parameters
+    ----------
+    settings : PoolSettings
+    resources : Resources
+    pipeline : Pipeline
+    objects : ObjectTable
+        Where the values of dependencies are.
+    outgoing : Outgoing
+    journal : Journal
+        For tasks.
+    """
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        resources: Resources,
+        pipeline: Pipeline,
+        objects: ObjectTable,
+        outgoing: Outgoing,
+        journal: Journal,
+    ) -> None:
+        self._settings = settings
+        self.resources = resources
+        self._pipeline = pipeline
+        self._objects = objects
+        self._outgoing = outgoing
+        self._journal = journal
+        self.workers: dict[ProcessNumber, WorkerRecord] = {}
+        self.functions: dict[FunctionID, FunctionRecord] = {}
+        self.job_settings: dict[int, JobSettings] = {}
+        self._idle: dict[int, dict[ProcessNumber, WorkerRecord]] = {}
+        self._queues: dict[tuple[Any, ...], ReadyQueue] = {}
+        self._starting = 0
+        self._timed: dict[TaskID, TaskRecord] = {}
+
+    # --- workers come and go --------------------------------------------------------------
+
+    def prestart(self) -> None:
+        """Start the workers that are kept idle."""
+        self._start(self._settings.idle)
+
+    def _start(self, count: int) -> None:
+        if count > 0:
+            self._starting += count
+            self._outgoing.actions.append(StartWorkers(count))
+
+    def join(self, process: ProcessNumber, pid: int, now: float) -> None:
+        """Note a worker that is up."""
+        self._starting = max(0, self._starting - 1)
+        worker = self.workers[process] = WorkerRecord(process, pid, now)
+        self._idle.setdefault(_FRESH, {})[process] = worker
+
+    def failed_to_start(self, count: int) -> None:
+        """Note workers that will never come."""
+        self._starting = max(0, self._starting - count)
+
+    def leave(self, worker: WorkerRecord) -> list[TaskRecord]:
+        """Forget a worker that has ended; return what it had been given, in order."""
+        del self.workers[worker.process]
+        self._idle.get(worker.job, {}).pop(worker.process, None)
+        self._idle.get(_FRESH, {}).pop(worker.process, None)
+        tasks = list(worker.queue.values())
+        for task in tasks:
+            self._timed.pop(task.spec.task_id, None)
+        worker.queue = {}
+        self._free(worker)
+        return tasks
+
+    def refill(self) -> None:
+        """Start workers where fewer can take tasks than are to be kept ready."""
+        usable = sum(
+            worker.actor_id is None and worker.blocked_on is None and not worker.dying
+            for worker in self.workers.values()
+        )
+        self._start(self._settings.idle - usable - self._starting)
+
+    def forget_job(self, job: int) -> None:
+        """Drop a job's queues and settings."""
+        self.job_settings.pop(job, None)
+        for shape in [shape for shape in self._queues if shape[0] == job]:
+            del self._queues[shape]
+
+    def kill(self, worker: WorkerRecord, why: str) -> None:
+        """End a worker."""
+        if not worker.dying:
+            worker.dying = why
+            self._idle.get(worker.job, {}).pop(worker.process, None)
+            self._outgoing.actions.append(KillWorker(worker.process))
+
+    # --- ready tasks ----------------------------------------------------------------------
+
+    def ready(self, task: TaskRecord) -> None:
+        """Add a task that can run."""
+        task.state = TaskState.READY
+        shape = task.template.shape
+        queue = self._queues.get(shape)
+        if queue is None:
+            resources = task.template.template.resources
+            queue = self._queues[shape] = ReadyQueue(task.job, resources)
+        queue.push(task)
+
+    def withdraw(self, tasks: set[TaskRecord]) -> None:
+        """Take tasks out that shall not run."""
+        for shape in {task.template.shape for task in tasks}:
+            queue = self._queues.get(shape)
+            if queue is not None:
+                queue.remove(tasks)
+
+    @property
+    def queued(self) -> int:
+        """How many tasks are ready and have no worker."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    @property
+    def queued_seconds(self) -> float:
+        """Estimated work of the ready tasks; unknown ones count for nothing."""
+        seconds = 0.0
+        for queue in self._queues.values():
+            head = queue.head()
+            if head is not None and head.template.cost is not None:
+                seconds += len(queue) * head.template.cost
+        return seconds
+
+    def schedule(self, now: float) -> None:
+        """Give ready tasks to workers, as far as there are any free."""
+        queues = [queue for queue in self._queues.values() if queue]
+        if not queues:
+            return
+        if len(queues) > 1:
+            queues.sort(key=_head_key)
+        for queue in queues:
+            self._serve(queue, now)
+
+    def _serve(self, queue: ReadyQueue, now: float) -> None:
+        head = queue.head()
+        assert head is not None
+        shape = head.template.shape
+        room = self.resources.how_often(queue.resources, len(queue))
+        for_actors = shape[1]
+        while room:
+            worker = self._take_idle(queue.job)
+            if worker is None:
+                break
+            room -= 1
+            self._allocate(worker, queue)
+            if for_actors:
+                self._assign(worker, [queue.pop()], now)
+                continue
+            worker.shape = shape
+            queue.workers[worker.process] = worker
+        if room:
+            self._start(room - self._starting)
+        if not for_actors and queue.workers and queue:
+            self._share_out(queue, now)
+
+    def _share_out(self, queue: ReadyQueue, now: float) -> None:
+        workers = list(queue.workers.values())
+        if len(workers) > 1:
+            workers.sort(key=_load)
+        left = len(workers)
+        for worker in workers:
+            share = -(-len(queue) // left)
+            left -= 1
+            if not share:
+                break
+            tasks = self._pipeline.take(queue, worker, share)
+            if tasks:
+                self._assign(worker, tasks, now)
+
+    def _take_idle(self, job: int) -> WorkerRecord | None:
+        own = self._idle.get(job)
+        if own:
+            return own.popitem()[1]
+        fresh = self._idle.get(_FRESH)
+        settings = self.job_settings.get(job)
+        if not fresh or settings is None:
+            return None
+        worker = fresh.popitem()[1]
+        worker.job = job
+        self._outgoing.actions.append(Send(worker.process, settings))
+        return worker
+
+    def _allocate(self, worker: WorkerRecord, queue: ReadyQueue) -> None:
+        self.resources.allocate(queue.resources)
+        worker.allocation = queue.resources
+        if "GPU" in queue.resources:
+            worker.gpus = self.resources.take_gpus(queue.resources["GPU"] / 10_000)
+
+    def _assign(self, worker: WorkerRecord, tasks: list[TaskRecord], now: float) -> None:
+        templates: list[NewTemplate] = []
+        assignments: list[Assignment] = []
+        known = worker.templates
+        if not worker.queue:
+            worker.progress = now
+        records = self._objects.records
+        put = self._journal.put
+        for task in tasks:
+            template = task.template
+            spec = task.spec
+            if template not in known:
+                known.add(template)
+                templates.append(self._introduce(worker, task))
+            task.state = TaskState.ASSIGNED
+            task.worker = worker
+            task.worker_pid = worker.pid
+            worker.queue[spec.task_id] = task
+            values = [records[object_id].value for object_id in spec.dependencies]
+            assignments.append(
+                Assignment(
+                    spec.task_id,
+                    template.number,
+                    spec.args,
+                    values,  # type: ignore[arg-type]  # a ready task's inputs have values
+                    spec.borrowed,
+                    spec.depth,
+                    task.attempts,
+                )
+            )
+            task.attempts += 1
+            put(spec.task_id, task)
+            if template.alone:
+                self._watch_closely(task, now)
+        self._outgoing.actions.append(
+            Send(worker.process, Execute(templates, assignments, worker.gpus))
+        )
+
+    def _introduce(self, worker: WorkerRecord, task: TaskRecord) -> NewTemplate:
+        template = task.template
+        function_id = template.template.function_id
+        code = b""
+        if function_id not in worker.functions:
+            worker.functions.add(function_id)
+            function = self.functions.get(function_id)
+            if function is not None:
+                code = function.code
+        return NewTemplate(template.number, template.template, code)
+
+    def _watch_closely(self, task: TaskRecord, now: float) -> None:
+        template = task.template.template
+        if template.observed:
+            progress = Progress([(task.spec.task_id, 0)])
+            self._outgoing.actions.append(Send(task.submitter, progress))
+        if template.timeout is not None:
+            task.deadline = now + template.timeout
+            self._timed[task.spec.task_id] = task
+
+    # --- tasks end ------------------------------------------------------------------------
+
+    def ended(self, worker: WorkerRecord, task: TaskRecord, now: float) -> None:
+        """Take a task from its worker, which has ended it."""
+        del worker.queue[task.spec.task_id]
+        worker.load -= task.cost
+        worker.progress = now
+        worker.reclaiming = False
+        if task.deadline:
+            self._timed.pop(task.spec.task_id, None)
+        if not worker.queue and worker.actor_id is None:
+            self.make_idle(worker, now)
+
+    def make_idle(self, worker: WorkerRecord, now: float) -> None:
+        """Free what the worker occupies; it can be given anything of its job."""
+        self._free(worker)
+        worker.load = 0.0
+        worker.idle_since = now
+        if not worker.dying:
+            self._idle.setdefault(worker.job, {})[worker.process] = worker
+
+    def _free(self, worker: WorkerRecord) -> None:
+        if worker.shape is not None:
+            queue = self._queues.get(worker.shape)
+            if queue is not None:
+                queue.workers.pop(worker.process, None)
+            worker.shape = None
+        allocation = worker.allocation
+        if allocation is not None:
+            if worker.blocked_on is None:
+                self.resources.free(allocation)
+            else:
+                self.resources.free({k: v for k, v in allocation.items() if k != _CPU})
+            worker.allocation = None
+        worker.blocked_on = None
+        if worker.gpus:
+            self.resources.return_gpus(worker.gpus)
+            worker.gpus = []
+
+    def take_back(self, worker: WorkerRecord, task_ids: list[TaskID]) -> None:
+        """Make tasks ready again that the worker gives back, not begun."""
+        for task_id in task_ids:
+            task = worker.queue.pop(task_id, None)
+            if task is None:
+                continue
+            worker.load -= task.cost
+            task.attempts -= 1
+            task.worker = None
+            self.ready(task)
+
+    # --- blocking -------------------------------------------------------------------------
+
+    def block(self, worker: WorkerRecord, object_ids: set[ObjectID]) -> None:
+        """Note that the worker's main thread waits for these; its CPUs are free meanwhile."""
+        if worker.blocked_on is None:
+            self._give_cpus(worker, worker.allocation)
+            if worker.shape is not None and worker.shape in self._queues:
+                self._queues[worker.shape].workers.pop(worker.process, None)
+        worker.blocked_on = object_ids
+
+    def unblock(self, worker: WorkerRecord, now: float) -> None:
+        """Note that the worker's main thread goes on."""
+        if worker.blocked_on is None:
+            return
+        worker.blocked_on = None
+        worker.progress = now
+        if worker.allocation is not None and _CPU in worker.allocation:
+            self.resources.allocate({_CPU: worker.allocation[_CPU]})
+        if worker.shape is not None and worker.shape in self._queues:
+            self._queues[worker.shape].workers[worker.process] = worker
+
+    def _give_cpus(self, worker: WorkerRecord, allocation: dict[str, int] | None) -> None:
+        if allocation is not None and _CPU in allocation:
+            self.resources.free({_CPU: allocation[_CPU]})
+
+    # --- time -----------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[TaskRecord]:
+        """Reclaim and retire; return the tasks that run longer than they may."""
+        settings = self._settings
+        for worker in self.workers.values():
+            if len(worker.queue) > 1 and worker.blocked_on is None and not worker.reclaiming:
+                if now - worker.progress > settings.reclaim_after:
+                    worker.reclaiming = True
+                    self._outgoing.actions.append(SendControl(worker.process, Reclaim()))
+        self._retire(now)
+        return [task for task in self._timed.values() if now > task.deadline]
+
+    def _retire(self, now: float) -> None:
+        idle = [worker for workers in self._idle.values() for worker in workers.values()]
+        surplus = len(idle) - self._settings.idle
+        if surplus <= 0:
+            return
+        idle.sort(key=lambda worker: worker.idle_since)
+        for worker in idle[:surplus]:
+            if now - worker.idle_since > self._settings.idle_seconds:
+                self.kill(worker, "it was idle")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything may need attention in a few hundredths of a second."""
+        return bool(self._timed) or any(
+            len(worker.queue) > 1 for worker in self.workers.values()
+        )
+
+
+def _head_key(queue: ReadyQueue) -> int:
+    head = queue.head()
+    return head.key if head is not None else 0
+
+
+def _load(worker: WorkerRecord) -> float:
+    return worker.load

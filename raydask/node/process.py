@@ -1,0 +1,141 @@
+"""The node process: local scheduler, object store and their event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import logging.handlers
+import os
+import resource
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from raydask.control.redis_store import RedisStore
+from raydask.control.write_behind import WriteBehind
+from raydask.driver.launcher import NODE_SOCKET, SessionOptions
+from raydask.local_scheduler.server import NodeIdentity, NodeServer
+from raydask.object_store.backing import Backing
+from raydask.task import RESOURCE_UNIT
+from raydask.wire.framing import encode
+from raydask.wire.loop_connection import FrameProtocol
+from raydask.wire.messages import NodeReady
+
+_log = logging.getLogger("raydask.node")
+
+_RECONNECT_SECONDS = 0.05
+
+
+def run_node(
+    options: SessionOptions,
+    supervisor: socket.socket,
+    backing: Backing,
+    urls: list[str],
+    password: str,
+) -> None:
+    """Be the node of a session until its supervisor is gone.
+
+    Parameters
+    ----------
+    options : SessionOptions
+    supervisor : socket.socket
+        On which workers are asked for and their ends reported.
+    backing : Backing
+        The arena's memory.
+    urls : list of str
+        The control state's Redis servers.
+    password : str
+    """
+    log_to(Path(options.folder) / "logs" / "node.log", options.config.log_bytes)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # The scheduler makes no cyclic garbage to speak of, and a collection of a large heap
+    # would stop it for long.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
+    store = RedisStore(urls, password=password)
+    try:
+        store.start()
+        number = store.increment("node")
+        writer = WriteBehind(store, options.config.control_window)
+        writer.start()
+    except Exception as error:
+        _log.exception("the control state cannot be reached")
+        supervisor.sendall(encode(NodeReady(f"the control state cannot be reached: {error}")))
+        return
+    resources = offered_resources(options)
+    gpus = visible_gpus(int(resources.get("GPU", 0) // RESOURCE_UNIT))
+    identity = NodeIdentity(number, options.folder, backing.path, backing.size, gpus)
+    server = NodeServer(identity, options.config, resources, writer)
+    asyncio.run(_serve(server, supervisor, options.folder))
+    # The supervisor is gone: whatever it left in the file system is this process's to remove.
+    shutil.rmtree(options.folder, ignore_errors=True)
+
+
+async def _serve(server: NodeServer, supervisor: socket.socket, folder: str) -> None:
+    loop = asyncio.get_running_loop()
+    path = os.path.join(folder, NODE_SOCKET)
+    listener = await loop.create_unix_server(server.make_protocol, path, backlog=512)
+    os.chmod(path, 0o600)
+    gone = asyncio.Event()
+    link = FrameProtocol(lambda protocol, message: None, lambda protocol, error: gone.set())
+    await loop.create_connection(lambda: link, sock=supervisor)
+    keeper = loop.create_task(_keep_global(server, os.path.join(folder, "global.sock")))
+    server.start(loop, link)
+    link.send(NodeReady(""))
+    await gone.wait()
+    keeper.cancel()
+    listener.close()
+
+
+async def _keep_global(server: NodeServer, path: str) -> None:
+    """Stay connected to the global scheduler, whichever process that is."""
+    loop = asyncio.get_running_loop()
+    lost = asyncio.Event()
+
+    def make() -> FrameProtocol:
+        return FrameProtocol(lambda protocol, message: None, lambda protocol, error: lost.set())
+
+    while True:
+        lost.clear()
+        try:
+            _, protocol = await loop.create_unix_connection(make, path)
+        except OSError:
+            await asyncio.sleep(_RECONNECT_SECONDS)
+            continue
+        server.connect_global(protocol)
+        await lost.wait()
+        server.lost_global()
+
+
+def offered_resources(options: SessionOptions) -> dict[str, int]:
+    """Return what this node offers, in steps of 1 / ``RESOURCE_UNIT``; memory is in bytes."""
+    cpus = options.num_cpus
+    if cpus is None:
+        cpus = float(len(os.sched_getaffinity(0))) if sys.platform == "linux" else os.cpu_count()
+    gpus = options.num_gpus
+    if gpus is None:
+        gpus = len([d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d])
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    amounts = {"CPU": cpus or 0, "GPU": gpus, "memory": memory * 0.7, **options.resources}
+    return {name: round(amount * RESOURCE_UNIT) for name, amount in amounts.items() if amount}
+
+
+def visible_gpus(count: int) -> list[int]:
+    """Return the numbers of the GPUs that tasks may be given."""
+    named = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d.isdigit()]
+    return [int(device) for device in named[:count]] or list(range(count))
+
+
+def log_to(path: Path, size: int) -> None:
+    """Log to a file that is rotated at `size` bytes; one older file is kept."""
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=size, backupCount=1)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("raydask")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+

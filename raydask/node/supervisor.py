@@ -1,0 +1,394 @@
+"""The supervisor: parent, fork server and janitor of one machine's part of a session.
+
+::
+
+    driver --stdin (its end means: the driver is gone), stdout (ready, or why not)-- supervisor
+                                                                                      |  forks
+                  +----------------+------------------+-------------------+-----------+
+                  |                |                  |                   |
+            redis-server(s)  global scheduler       node  <--socketpair--> (fork, exited)
+                                                      |
+                                                   workers
+
+It is a warm, single-threaded interpreter that has imported what its children need, so a
+worker is a fork of a few milliseconds that shares its memory.  Being the parent, it learns of
+every death; being the only thing that has to live, it can clean up after all others:
+
+======================  ==================================================================
+what ends               what it does
+======================  ==================================================================
+a worker                tells the node how it ended
+the node                ends the session
+the global scheduler    forks another
+a Redis server          starts it again on its append-only file
+the driver              ends the session
+the supervisor itself   the kernel ends its children (Linux); the node removes the folder
+======================  ==================================================================
+
+Ending the session means: end every child, remove the session's folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import secrets
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from raydask.control.redis_server import RedisServer
+from raydask.driver.launcher import LATEST, SessionOptions, sessions_root
+from raydask.errors import RaydaskError
+from raydask.node.sweep import lock_session, sweep
+from raydask.object_store.backing import Backing
+from raydask.wire.framing import FrameDecoder, encode
+from raydask.wire.messages import ChildExited, EndChild, ForkWorkers, NodeReady
+
+_PARENT_CHECK_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Supervisor:
+    """One session on this machine.
+
+    Parameters
+    ----------
+    options : SessionOptions
+    """
+
+    def __init__(self, options: SessionOptions) -> None:
+        self._options = options
+        self._folder = Path(options.folder)
+        self._password = secrets.token_hex(16)
+        self._redis: list[RedisServer] = []
+        self._backing: Backing | None = None
+        self._workers: set[int] = set()
+        self._node = 0
+        self._global = 0
+        self._node_socket: socket.socket | None = None
+        self._decoder = FrameDecoder()
+        self._selector = selectors.DefaultSelector()
+        self._wakers = socket.socketpair()
+        for end in self._wakers:
+            end.setblocking(False)
+        self._parent = os.getppid()
+        self._ready = False
+        self._reason = ""
+
+    # --- start ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start everything; the node reports when it is up.
+
+        Raises
+        ------
+        RaydaskError
+            Something could not be started.
+        """
+        for shard in range(self._options.num_redis_shards):
+            server = RedisServer(str(self._folder), shard, self._password)
+            server.start()
+            self._redis.append(server)
+        import_for_children()
+        self._backing = Backing.create(
+            self._options.object_store_memory, self._options.config.object_store_folder or None
+        )
+        deadline = time.monotonic() + self._options.config.start_timeout
+        for server in self._redis:
+            server.wait_ready(deadline)
+        gc.collect()
+        gc.freeze()
+        self._fork_global()
+        self._fork_node()
+
+    def _fork_global(self) -> None:
+        def run() -> None:
+            from raydask.global_scheduler.server import run_global_scheduler
+
+            run_global_scheduler(
+                str(self._folder / "global.sock"),
+                [server.url for server in self._redis],
+                self._password,
+                self._options.config.control_window,
+            )
+
+        self._global = self._fork(run, "global-scheduler")
+
+    def _fork_node(self) -> None:
+        ours, theirs = socket.socketpair()
+        backing = self._backing
+        assert backing is not None
+
+        def run() -> None:
+            from raydask.node.process import run_node
+
+            ours.close()
+            run_node(
+                self._options,
+                theirs,
+                backing,
+                [server.url for server in self._redis],
+                self._password,
+            )
+
+        self._node = self._fork(run, "node")
+        theirs.close()
+        self._node_socket = ours
+        self._selector.register(ours, selectors.EVENT_READ, self._on_node)
+
+    def _fork_worker(self) -> None:
+        folder = str(self._folder)
+        backing = self._backing
+        assert backing is not None
+
+        def run() -> None:
+            from raydask.worker.process import run_worker
+
+            run_worker(folder, backing.fd)
+
+        self._workers.add(self._fork(run, "workers"))
+
+    def _fork(self, run: Callable[[], None], log: str) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if log != "node":
+                die_with_parent(self_pid_of_parent=os.getppid())
+            self._selector.close()
+            if self._node_socket is not None:
+                self._node_socket.close()
+            # The lifeline and the report to the driver are this process's alone.
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 0)
+            os.dup2(null, 1)
+            redirect_to_log(self._folder, log)
+            run()
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+    # --- the loop -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until the session ends."""
+        wake_reader, wake_writer = self._wakers
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, self._on_terminate)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.set_wakeup_fd(wake_writer.fileno())
+        self._selector.register(wake_reader, selectors.EVENT_READ, self._on_signal)
+        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._on_lifeline)
+        self._reap()
+        while not self._reason:
+            for key, _ in self._selector.select(_PARENT_CHECK_SECONDS):
+                key.data(key.fileobj)
+            if os.getppid() != self._parent:
+                # A fork of the driver may hold the other end of the lifeline open.
+                self._reason = "the driver is gone"
+
+    def _on_terminate(self, number: int, frame: object) -> None:
+        self._reason = "it was told to end"
+
+    def _on_lifeline(self, fileobj: Any) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            self._reason = "the driver is gone"
+
+    def _on_signal(self, reader: socket.socket) -> None:
+        try:
+            reader.recv(4096)
+        except BlockingIOError:
+            pass
+        self._reap()
+
+    def _on_node(self, sock: socket.socket) -> None:
+        try:
+            data = sock.recv(1 << 16)
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._reason = self._reason or "the node has ended"
+            return
+        for message in self._decoder.feed(data):
+            if isinstance(message, ForkWorkers):
+                for _ in range(message.count):
+                    self._fork_worker()
+            elif isinstance(message, EndChild):
+                if message.pid in self._workers:
+                    os.kill(message.pid, signal.SIGKILL)
+            elif isinstance(message, NodeReady):
+                self._on_ready(message)
+
+    def _on_ready(self, message: NodeReady) -> None:
+        if message.error:
+            self._reason = message.error
+            return
+        self._ready = True
+        make_latest(self._folder)
+        report({"address": str(self._folder)})
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid in self._workers:
+                self._workers.discard(pid)
+                self._tell_node(ChildExited(pid, status, _bytes(usage.ru_maxrss)))
+            elif pid == self._node:
+                self._node = 0
+                self._reason = self._reason or "the node process has ended; see logs/node.log"
+            elif pid == self._global:
+                self._global = 0
+                if not self._reason:
+                    self._fork_global()
+            else:
+                self._restart_redis(pid)
+
+    def _restart_redis(self, pid: int) -> None:
+        for server in self._redis:
+            if server.pid == pid and not self._reason:
+                server.start()
+
+    def _tell_node(self, message: ChildExited) -> None:
+        if self._node_socket is not None:
+            try:
+                self._node_socket.sendall(encode(message))
+            except OSError:
+                pass  # the node is gone, which is seen elsewhere
+
+    # --- end ------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """End every child and remove what the session left in the file system."""
+        if not self._ready:
+            report({"error": self._reason or "the session could not be started"})
+        children = [pid for pid in (self._node, self._global, *self._workers) if pid]
+        children += [server.pid for server in self._redis if server.pid]
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        for pid in children:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass
+        remove_session(self._folder)
+
+
+def _bytes(maxrss: int) -> int:
+    return maxrss if sys.platform == "darwin" else maxrss * 1024
+
+
+def import_for_children() -> None:
+    """Import what the forked processes will need, so that they share it."""
+    import cloudpickle  # noqa: F401
+
+    import raydask.global_scheduler.server
+    import raydask.node.process
+    import raydask.worker.actor_host
+    import raydask.worker.process  # noqa: F401
+
+
+def die_with_parent(self_pid_of_parent: int) -> None:
+    """Have the kernel end this process when its parent ends, where it can (Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != self_pid_of_parent:
+        os._exit(1)  # it ended before the call
+
+
+def redirect_to_log(folder: Path, name: str) -> None:
+    """Send this process's own messages to the session's log of that name."""
+    (folder / "logs").mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(
+        folder / "logs" / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
+    )
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def make_latest(folder: Path) -> None:
+    """Make ``init("auto")`` find this session."""
+    link = sessions_root() / LATEST
+    temporary = link.with_name(f"{LATEST}-{os.getpid()}")
+    try:
+        temporary.symlink_to(folder)
+        temporary.replace(link)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_session(folder: Path) -> None:
+    """Remove a session's folder, and the link to it if it is the latest."""
+    shutil.rmtree(folder, ignore_errors=True)
+    link = folder.parent / LATEST
+    try:
+        if link.is_symlink() and Path(os.readlink(link)) == folder:
+            link.unlink()
+        folder.parent.rmdir()
+    except OSError:
+        pass  # other sessions are there
+
+
+def report(answer: dict[str, str]) -> None:
+    """Tell the driver how the start went, in one line."""
+    try:
+        os.write(1, json.dumps(answer).encode() + b"\n")
+    except OSError:
+        pass  # the driver is gone; the lifeline says so
+
+
+def main() -> None:
+    """Run a session: options come as one line of JSON on standard input."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 65536)
+        if not piece:
+            return
+        line += piece
+    options = msgspec.json.decode(line, type=SessionOptions)
+    folder = Path(options.folder)
+    os.environ["RAYDASK_SESSION"] = options.folder
+    sweep(folder.parent)
+    lock = lock_session(folder)
+    supervisor = Supervisor(options)
+    try:
+        redirect_to_log(folder, "supervisor")
+        supervisor.start()
+        supervisor.run()
+    except RaydaskError as error:
+        report({"error": str(error)})
+    finally:
+        supervisor.end()
+        os.close(lock)
+
+
+if __name__ == "__main__":
+    main()

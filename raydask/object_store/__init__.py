@@ -1,0 +1,1 @@
+"""The shared-memory object store: allocator, state, shared memory, and client."""

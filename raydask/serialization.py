@@ -1,0 +1,239 @@
+"""How values become bytes and come back.
+
+A value is pickled with protocol 5, its large buffers left out of the pickle, so that they
+are copied exactly once, into their place in the object store, and never when read.
+
+Layouts, told apart by the first byte:
+
+``0x80``
+    A plain pickle (0x80 is pickle's own first opcode): the value has no buffers.
+``0x01``
+    ``<B3xIQ``: the mark, the number of buffers, the pickle's length; then an
+    offset and a length (``<QQ``) for each buffer; then the pickle; then the buffers, each at
+    a multiple of 64 bytes from the start.
+``0x02``
+    The rest is the value, a ``bytes`` object.
+
+Plain ``pickle`` first, because it is five to ten times faster; ``cloudpickle`` where that
+cannot work in another process: for what it refuses (closures, lambdas, local classes) and
+for what it would write as a mere reference to ``__main__``, which is another module there.
+
+Refs inside a value are noted while it is pickled (`note_nested`), so that whoever keeps the
+value can keep what it refers to.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from raydask.errors import RaydaskError, TaskError, task_error
+from raydask.ids import ObjectID
+
+BUFFER_ALIGNMENT = 64
+"""Bytes; what vector instructions and Arrow like."""
+
+_BUFFERS_MARK = 1
+_BYTES_MARK = 2
+_RAW_BYTES_LIMIT = 4096
+_HEADER = struct.Struct("<B3xIQ")
+_ENTRY = struct.Struct("<QQ")
+_ATOMS = frozenset((type(None), bool, int, float))
+
+_nesting = threading.local()
+
+
+class Serialized:
+    """A value on its way into a message or into the object store.
+
+    Attributes
+    ----------
+    size : int
+        Bytes that it takes.
+    nested : list of ObjectID
+        The objects whose refs it contains.
+    """
+
+    __slots__ = ("_buffers", "_mark", "_pickled", "nested", "size")
+
+    def __init__(
+        self,
+        pickled: bytes,
+        buffers: list[memoryview],
+        nested: list[ObjectID],
+        mark: int = _BUFFERS_MARK,
+    ) -> None:
+        self._pickled = pickled
+        self._buffers = buffers
+        self._mark = mark
+        self.nested = nested
+        if mark == _BYTES_MARK:
+            self.size = len(pickled) + 1
+        elif not buffers:
+            self.size = len(pickled)
+        else:
+            position = _HEADER.size + _ENTRY.size * len(buffers) + len(pickled)
+            for buffer in buffers:
+                position = _aligned(position) + buffer.nbytes
+            self.size = position
+
+    def to_bytes(self) -> bytes:
+        """Return the value as bytes of its own, for a message."""
+        if self._mark == _BUFFERS_MARK and not self._buffers:
+            return self._pickled
+        target = bytearray(self.size)
+        self.write_into(memoryview(target), _copy)
+        return bytes(target)
+
+    def write_into(
+        self, target: memoryview, copy: Callable[[memoryview, memoryview], None]
+    ) -> None:
+        """Write the value into `target`, which has ``size`` bytes.
+
+        `copy` copies the second buffer into the first, both of one length.
+        """
+        if self._mark == _BYTES_MARK:
+            target[0] = _BYTES_MARK
+            copy(target[1:], memoryview(self._pickled))
+            return
+        buffers = self._buffers
+        if not buffers:
+            copy(target, memoryview(self._pickled))
+            return
+        table = bytearray(_HEADER.pack(_BUFFERS_MARK, len(buffers), len(self._pickled)))
+        position = _HEADER.size + _ENTRY.size * len(buffers) + len(self._pickled)
+        for buffer in buffers:
+            position = _aligned(position)
+            table += _ENTRY.pack(position, buffer.nbytes)
+            if buffer.nbytes:
+                copy(target[position : position + buffer.nbytes], buffer)
+            position += buffer.nbytes
+        table += self._pickled
+        target[: len(table)] = table
+
+
+def _aligned(position: int) -> int:
+    return (position + BUFFER_ALIGNMENT - 1) & -BUFFER_ALIGNMENT
+
+
+def _copy(target: memoryview, source: memoryview) -> None:
+    target[:] = source
+
+
+def note_nested(object_id: ObjectID) -> None:
+    """Note, while a value is pickled in this thread, that it contains this object's ref."""
+    nested = getattr(_nesting, "ids", None)
+    if nested is not None:
+        nested.append(object_id)
+
+
+def serialize(value: object) -> Serialized:
+    """Return `value` serialized.
+
+    Raises
+    ------
+    Exception
+        Whatever cloudpickle raises for a value that cannot be pickled.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return Serialized(pickle.dumps(value, 5), [], [])
+    if kind is bytes and len(value) >= _RAW_BYTES_LIMIT:  # type: ignore[arg-type]
+        return Serialized(value, [], [], _BYTES_MARK)  # type: ignore[arg-type]
+    outer = getattr(_nesting, "ids", None)
+    try:
+        buffers: list[pickle.PickleBuffer] = []
+        nested: list[ObjectID] = []
+        _nesting.ids = nested
+        try:
+            pickled = pickle.dumps(value, 5, buffer_callback=buffers.append)
+            portable = b"__main__" not in pickled
+        except Exception:  # a __reduce__ may raise anything; cloudpickle has the last word
+            portable = False
+        if not portable:
+            buffers = []
+            _nesting.ids = nested = []
+            pickled = _cloudpickle(value, buffers.append)
+    finally:
+        _nesting.ids = outer
+    return Serialized(pickled, _raw_views(buffers), nested)
+
+
+def _cloudpickle(value: object, keep: Callable[[pickle.PickleBuffer], object]) -> bytes:
+    import cloudpickle  # heavy, and most programs never need it in most processes
+
+    return cloudpickle.dumps(value, protocol=5, buffer_callback=keep)  # type: ignore[no-any-return]
+
+
+def _raw_views(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
+    views = []
+    for buffer in buffers:
+        try:
+            views.append(buffer.raw())
+        except BufferError:  # not contiguous: numpy never hands those out, others may
+            views.append(memoryview(memoryview(buffer).tobytes()))
+    return views
+
+
+def dumps_code(value: object) -> tuple[bytes, list[ObjectID]]:
+    """Return a function or class pickled for export, and the refs that it closes over."""
+    outer = getattr(_nesting, "ids", None)
+    nested: list[ObjectID] = []
+    _nesting.ids = nested
+    try:
+        import cloudpickle
+
+        return cloudpickle.dumps(value, protocol=5), nested
+    finally:
+        _nesting.ids = outer
+
+
+def deserialize(data: bytes | memoryview) -> Any:
+    """Return the value that `data` holds; its arrays are views of `data`."""
+    mark = data[0]
+    if mark == 0x80:
+        return pickle.loads(data)
+    if mark == _BYTES_MARK:
+        return bytes(memoryview(data)[1:])
+    view = memoryview(data)
+    _, count, length = _HEADER.unpack_from(view)
+    start = _HEADER.size + _ENTRY.size * count
+    buffers = []
+    for index in range(count):
+        offset, size = _ENTRY.unpack_from(view, _HEADER.size + _ENTRY.size * index)
+        buffers.append(view[offset : offset + size])
+    return pickle.loads(view[start : start + length], buffers=buffers)
+
+
+def serialize_error(error: BaseException) -> bytes:
+    """Return an error as bytes, degraded to its text where it cannot be pickled."""
+    try:
+        data = serialize(error).to_bytes()
+        deserialize(data)
+    except Exception:
+        text = "".join(traceback.format_exception_only(type(error), error)).strip()
+        if isinstance(error, TaskError):
+            degraded = task_error(
+                None, error.remote_traceback, error.task_name, error.where, (text,)
+            )
+        else:
+            degraded = TaskError(text)
+        data = serialize(degraded).to_bytes()
+    return data
+
+
+def deserialize_error(data: bytes) -> BaseException:
+    """Return the error that `data` holds, or one that shows why it cannot be read."""
+    try:
+        error = deserialize(data)
+    except Exception as problem:
+        return RaydaskError(
+            f"a task failed, and its error cannot be read in this process: {problem!r}"
+        )
+    if isinstance(error, BaseException):
+        return error
+    return RaydaskError(f"a task failed with something that is no exception: {error!r}")

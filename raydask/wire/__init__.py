@@ -1,0 +1,1 @@
+"""What travels between processes: messages, their framing, and the blocking connection."""

@@ -1,0 +1,617 @@
+"""Every message between processes, and the number of its frame.
+
+One frame carries one message; a message that can come in thousands carries a list.  All
+are msgpack arrays without field names, decoded into structs by type, so no scheduler ever
+unpickles anything that a user made: arguments, values, errors and code stay ``bytes``.
+
+Sections: processes (drivers and workers) to their node; the node to its processes; nodes
+and the global scheduler.  A request and its reply are matched by number and are for rare
+operations; everything on the path of a task has a message of its own.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from raydask.ids import ActorID, FunctionID, ObjectID, TaskID
+from raydask.task import TaskSpec, TaskTemplate
+
+
+class ValueKind(enum.IntEnum):
+    """Where an object's value is."""
+
+    INLINE = 0
+    """In the message."""
+    STORED = 1
+    """In the node's object store, at an offset."""
+    ERROR = 2
+    """In the message, and it is a pickled exception to raise."""
+
+
+class TaskStatus(enum.IntEnum):
+    """How a task ended in its worker."""
+
+    OK = 0
+    FAILED = 1
+    CANCELLED = 2
+    ELSEWHERE = 3
+    """An actor's call returned, and its values reach the caller through the node."""
+
+
+class ActorState(enum.IntEnum):
+    """An actor's lifecycle; see ``raydask.actor.recovery``."""
+
+    PENDING = 0
+    ALIVE = 1
+    RESTARTING = 2
+    DEAD = 3
+
+
+class ObjectValue(msgspec.Struct, array_like=True, gc=False):
+    """An object's value, or where in the object store it is.
+
+    Attributes
+    ----------
+    object_id : ObjectID
+    kind : int
+        A ``ValueKind``.
+    data : bytes
+        The serialized value or error; empty for a stored object.
+    offset, size : int
+        In bytes from the start of the arena; 0 unless stored.
+    nested : list of ObjectID
+        Objects whose refs the value contains: they live as long as it does.
+    """
+
+    object_id: ObjectID
+    kind: int
+    data: bytes = b""
+    offset: int = 0
+    size: int = 0
+    nested: list[ObjectID] = []
+
+
+# --- a process to its node ----------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, array_like=True):
+    """First message of every connection.
+
+    Attributes
+    ----------
+    role : str
+        ``"driver"``, ``"worker"``, ``"control"`` (a worker's control socket),
+        ``"stdout"`` or ``"stderr"`` (a worker's output, raw bytes from then on);
+        ``"caller"`` is what a process says to the actor that it calls.
+    pid : int
+    version, python : str
+        Of raydask, and ``"3.11"``-style of Python.
+    process : int
+        For a control or output socket the process number of the worker it belongs to; for
+        a caller its own.
+    namespace : str
+    search_path : list of str
+        A driver's ``sys.path``, which its workers take over.
+    folder : str
+        A driver's working directory, which its workers take over.
+    owner : bool
+        Whether the session ends with this driver.
+    log_to_driver : bool
+    """
+
+    role: str
+    pid: int
+    version: str = ""
+    python: str = ""
+    process: int = 0
+    namespace: str = ""
+    search_path: list[str] = []
+    folder: str = ""
+    owner: bool = False
+    log_to_driver: bool = True
+
+
+class Submit(msgspec.Struct, array_like=True):
+    """New tasks, in the order in which they should run unless something says otherwise.
+
+    ``templates`` are (number, template) pairs that this connection has not sent before.
+    """
+
+    templates: list[tuple[int, TaskTemplate]]
+    specs: list[TaskSpec]
+
+
+class Get(msgspec.Struct, array_like=True):
+    """Send these values as they become available.
+
+    ``blocks`` says that a worker's main thread waits for them: its CPU is free until it
+    has them all.  ``reclaimed`` are the tasks it had not begun: they run elsewhere.
+    """
+
+    object_ids: list[ObjectID]
+    blocks: bool
+    reclaimed: list[TaskID]
+
+
+class Watch(msgspec.Struct, array_like=True):
+    """Say when these objects become available, without their values."""
+
+    object_ids: list[ObjectID]
+    blocks: bool
+    reclaimed: list[TaskID]
+
+
+class Unblocked(msgspec.Struct, array_like=True):
+    """A worker's main thread goes on although not all it asked for has come."""
+
+
+class Release(msgspec.Struct, array_like=True):
+    """This process no longer holds these objects."""
+
+    object_ids: list[ObjectID]
+
+
+class Acquire(msgspec.Struct, array_like=True):
+    """This process holds these objects too; something it holds already keeps them alive."""
+
+    object_ids: list[ObjectID]
+
+
+class Put(msgspec.Struct, array_like=True):
+    """Values that this process made with ``put``; it holds them."""
+
+    values: list[ObjectValue]
+
+
+class RetireRegions(msgspec.Struct, array_like=True):
+    """Runs of the arena, (offset, size) in bytes, that this process was given and gives back."""
+
+    runs: list[tuple[int, int]]
+
+
+class PutFor(msgspec.Struct, array_like=True):
+    """Values that an actor made for a caller, whose node holds them for it and tells it."""
+
+    process: int
+    values: list[ObjectValue]
+
+
+class Promise(msgspec.Struct, array_like=True):
+    """Objects that this process will put later: results it awaits from an actor."""
+
+    object_ids: list[ObjectID]
+
+
+class FollowActor(msgspec.Struct, array_like=True):
+    """Tell this process where the actor is, now and whenever that changes."""
+
+    actor_id: ActorID
+
+
+class Export(msgspec.Struct, array_like=True):
+    """The pickled code of a function or class, and the objects its closure refers to."""
+
+    function_id: FunctionID
+    code: bytes
+    name: str
+    nested: list[ObjectID]
+
+
+class Request(msgspec.Struct, array_like=True):
+    """A rare operation that wants a reply; ``payload`` is msgpack."""
+
+    number: int
+    operation: str
+    payload: bytes
+
+
+class TaskResult(msgspec.Struct, array_like=True, gc=False):
+    """How one task ended.
+
+    Attributes
+    ----------
+    task_id : TaskID
+    status : int
+        A ``TaskStatus``.
+    values : list of ObjectValue
+        One for each return.
+    started : float
+        Seconds since the epoch.
+    duration : float
+        Seconds.
+    retryable : bool
+        Whether the function failed with an exception that its options retry.
+    """
+
+    task_id: TaskID
+    status: int
+    values: list[ObjectValue]
+    started: float
+    duration: float
+    retryable: bool = False
+
+
+class Results(msgspec.Struct, array_like=True):
+    """Tasks that ended in this worker."""
+
+    results: list[TaskResult]
+
+
+class Reclaimed(msgspec.Struct, array_like=True):
+    """Tasks that this worker gives back, not begun."""
+
+    task_ids: list[TaskID]
+
+
+class Goodbye(msgspec.Struct, array_like=True):
+    """The process leaves in good order; what it wrote before this has been meant."""
+
+
+# --- the node to a process ----------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, array_like=True):
+    """Answer to ``Hello``.
+
+    Attributes
+    ----------
+    node, process, job : int
+    arena_path : str
+        Opens the node's arena; ``arena_size`` is its length in bytes.
+    slab_size, inline_limit : int
+        Bytes: of the regions that small stored objects share, and up to which size a
+        value travels in messages.
+    session : str
+        The session's folder.
+    refusal : str
+        Not empty: the node refuses the connection, for this reason.
+    """
+
+    node: int
+    process: int
+    job: int
+    arena_path: str
+    arena_size: int
+    slab_size: int
+    inline_limit: int
+    session: str
+    refusal: str = ""
+
+
+class Values(msgspec.Struct, array_like=True):
+    """Values that the process asked for."""
+
+    values: list[ObjectValue]
+
+
+class Ready(msgspec.Struct, array_like=True):
+    """Objects the process watches that are now available."""
+
+    object_ids: list[ObjectID]
+
+
+class Assignment(msgspec.Struct, array_like=True, gc=False):
+    """A task for a worker, with the values of its dependencies.
+
+    ``task_id``, ``args``, ``borrowed`` and ``depth`` are the spec's; ``template`` is the
+    number on the connection that the assignment travels on.  A call of an actor's method
+    is an assignment too, sent by its caller.
+    """
+
+    task_id: TaskID
+    template: int
+    args: bytes
+    values: list[ObjectValue]
+    borrowed: list[ObjectID]
+    depth: int
+    attempt: int = 0
+
+
+class NewTemplate(msgspec.Struct, array_like=True):
+    """A template that a worker has not seen, with its code where that is new to it too."""
+
+    number: int
+    template: TaskTemplate
+    code: bytes
+
+
+class Execute(msgspec.Struct, array_like=True):
+    """Tasks for a worker, to run in this order; ``gpus`` are the devices they may use."""
+
+    templates: list[NewTemplate]
+    assignments: list[Assignment]
+    gpus: list[int] = []
+
+
+class JobSettings(msgspec.Struct, array_like=True):
+    """What a worker takes over from the driver it will work for; sent once, first."""
+
+    job: int
+    namespace: str
+    search_path: list[str]
+    folder: str
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """Answer to a ``Request``: ``error`` is empty, or a pickled exception to raise."""
+
+    number: int
+    error: bytes
+    payload: bytes
+
+
+class LogLine(msgspec.Struct, array_like=True):
+    """A line that a worker printed; ``stream`` is ``"stdout"`` or ``"stderr"``."""
+
+    pid: int
+    name: str
+    stream: str
+    text: str
+
+
+class LogLines(msgspec.Struct, array_like=True):
+    """Lines that the driver's workers printed."""
+
+    lines: list[LogLine]
+
+
+class Notice(msgspec.Struct, array_like=True):
+    """A warning for the driver's user, such as that a task is infeasible."""
+
+    text: str
+
+
+class Progress(msgspec.Struct, array_like=True):
+    """Observed tasks that started or ended: (task, 0 started | 1 finished | 2 failed)."""
+
+    steps: list[tuple[TaskID, int]]
+
+
+class ActorLocated(msgspec.Struct, array_like=True):
+    """An actor's state and where to call it, for a process that asked to follow it.
+
+    ``address`` is the path of its worker's socket while it is alive; ``cause`` says why it
+    is dead or restarting; ``incarnation`` counts its processes from 0.
+    """
+
+    actor_id: ActorID
+    state: int
+    address: str
+    incarnation: int
+    cause: str
+
+
+# --- the node to a worker's control socket ------------------------------------------------
+
+
+class Reclaim(msgspec.Struct, array_like=True):
+    """Give back the tasks that have not begun."""
+
+
+class CancelTask(msgspec.Struct, array_like=True):
+    """Interrupt this task if it is running; ``reason`` is ``"cancelled"`` or ``"timeout"``."""
+
+    task_id: TaskID
+    reason: str
+
+
+class DumpStacks(msgspec.Struct, array_like=True):
+    """Write the stacks of all threads to stderr."""
+
+
+class Exit(msgspec.Struct, array_like=True):
+    """Leave at once."""
+
+
+# --- the node and the global scheduler ----------------------------------------------------
+
+
+class RegisterNode(msgspec.Struct, array_like=True):
+    """A node joins, or comes back to a restarted global scheduler."""
+
+    node: int
+    pid: int
+    address: str
+    host: str
+    resources: dict[str, int]
+    labels: dict[str, str]
+    object_store_memory: int
+    actors: list[ActorID]
+
+
+class Heartbeat(msgspec.Struct, array_like=True):
+    """A node's load, about once a second.
+
+    ``available`` resources, ``queued`` ready tasks, ``queue_seconds`` estimated wait of a
+    task that arrives now, ``store_used`` bytes.
+    """
+
+    node: int
+    available: dict[str, int]
+    queued: int
+    queue_seconds: float
+    store_used: int
+
+
+class PassedUp(msgspec.Struct, array_like=True):
+    """A task that the local scheduler cannot run: name and resources decide its place."""
+
+    task_id: TaskID
+    name: str
+    resources: dict[str, int]
+
+
+class PassUp(msgspec.Struct, array_like=True):
+    """Tasks passed up by a node."""
+
+    node: int
+    tasks: list[PassedUp]
+
+
+class CreateActor(msgspec.Struct, array_like=True):
+    """An actor wants a place."""
+
+    node: int
+    actor_id: ActorID
+    class_name: str
+    resources: dict[str, int]
+    name: str
+    namespace: str
+    max_restarts: int
+    detached: bool
+    job: int
+
+
+class ClaimName(msgspec.Struct, array_like=True):
+    """An actor wants a name.
+
+    ``number`` comes back in the answer; ``handle`` is what ``get_actor`` will give to whoever
+    asks for the name.
+    """
+
+    number: int
+    name: str
+    namespace: str
+    actor_id: ActorID
+    handle: bytes
+
+
+class ActorChanged(msgspec.Struct, array_like=True):
+    """The node reports an actor's new state."""
+
+    actor_id: ActorID
+    state: int
+    node: int
+    pid: int
+    restarts: int
+    cause: str
+
+
+class FindActor(msgspec.Struct, array_like=True):
+    """Which actor has this name?  ``number`` comes back in ``ActorFound``."""
+
+    number: int
+    name: str
+    namespace: str
+
+
+class Placed(msgspec.Struct, array_like=True):
+    """Where tasks that were passed up shall run."""
+
+    placements: list[tuple[TaskID, int]]
+
+
+class Infeasible(msgspec.Struct, array_like=True):
+    """No node could run these tasks; ``detail`` says what they ask for and what there is."""
+
+    task_ids: list[TaskID]
+    detail: str
+
+
+class ActorPlaced(msgspec.Struct, array_like=True):
+    """Answer to ``CreateActor``: the node that shall run it."""
+
+    actor_id: ActorID
+    node: int
+
+
+class ActorFound(msgspec.Struct, array_like=True):
+    """Answer to ``FindActor`` and ``ClaimName``: who has the name; empty if nobody had it."""
+
+    number: int
+    actor_id: ActorID
+    handle: bytes
+
+
+class ClusterView(msgspec.Struct, array_like=True):
+    """All nodes as the global scheduler sees them: number to (total, available, queued)."""
+
+    nodes: dict[int, tuple[dict[str, int], dict[str, int], float]]
+
+
+# --- the node and its supervisor -----------------------------------------------------------
+
+
+class ForkWorkers(msgspec.Struct, array_like=True):
+    """Fork so many workers."""
+
+    count: int
+
+
+class EndChild(msgspec.Struct, array_like=True):
+    """Send SIGKILL to this worker."""
+
+    pid: int
+
+
+class ChildExited(msgspec.Struct, array_like=True):
+    """A worker has ended.
+
+    ``status`` is as ``os.waitpid`` gives it, ``peak_memory`` its largest resident set in
+    bytes.
+    """
+
+    pid: int
+    status: int
+    peak_memory: int
+
+
+class NodeReady(msgspec.Struct, array_like=True):
+    """The node accepts connections, or why it cannot."""
+
+    error: str
+
+
+FRAME_TYPES: tuple[type[Any], ...] = (
+    Hello,
+    Submit,
+    Get,
+    Watch,
+    Unblocked,
+    Release,
+    Acquire,
+    Put,
+    PutFor,
+    Promise,
+    FollowActor,
+    RetireRegions,
+    Export,
+    Request,
+    Results,
+    Reclaimed,
+    Goodbye,
+    Welcome,
+    Values,
+    Ready,
+    Execute,
+    JobSettings,
+    Reply,
+    LogLines,
+    Notice,
+    Progress,
+    ActorLocated,
+    Reclaim,
+    CancelTask,
+    DumpStacks,
+    Exit,
+    RegisterNode,
+    Heartbeat,
+    PassUp,
+    CreateActor,
+    ClaimName,
+    ActorChanged,
+    FindActor,
+    Placed,
+    Infeasible,
+    ActorPlaced,
+    ActorFound,
+    ClusterView,
+    ForkWorkers,
+    EndChild,
+    ChildExited,
+    NodeReady,
+)
+"""A frame's number is its type's place in this tuple: append, never reorder."""

@@ -1,0 +1,148 @@
+"""What becomes of a task: values in their places, or an error in the place of each."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import traceback
+from typing import Any
+
+from raydask.driver.options import describe_exceptions
+from raydask.driver.session import Session
+from raydask.errors import (
+    RaydaskError,
+    TaskCancelledError,
+    TaskError,
+    TaskTimeoutError,
+    UsageError,
+    task_error,
+)
+from raydask.ids import FunctionID, ObjectID, TaskID, return_id
+from raydask.serialization import serialize, serialize_error
+from raydask.task import TaskTemplate
+from raydask.wire.messages import Assignment, ObjectValue, TaskResult, TaskStatus, ValueKind
+
+_OK = int(TaskStatus.OK)
+_FAILED = int(TaskStatus.FAILED)
+_CANCELLED = int(TaskStatus.CANCELLED)
+_INLINE = int(ValueKind.INLINE)
+_ERROR = int(ValueKind.ERROR)
+_NONE = serialize(None).to_bytes()
+_OWN_FRAMES = (os.sep + "raydask" + os.sep + "worker" + os.sep,)
+
+
+class Outcomes:
+    """Turns what tasks return or raise into what is sent.
+
+    Parameters
+    ----------
+    session : Session
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._where = f"pid {os.getpid()} on node {session.welcome.node}"
+
+    def success(self, task_id: TaskID, num_returns: int, value: Any) -> list[ObjectValue]:
+        """Return the values of a task that returned `value`.
+
+        Raises
+        ------
+        UsageError
+            It should have returned several values and did not.
+        ObjectStoreFullError
+        """
+        if num_returns == 1:
+            object_id = ObjectID(task_id + b"\0\0\0\0")
+            if value is None:
+                return [ObjectValue(object_id, _INLINE, _NONE)]
+            return [self._session.codec.place(object_id, serialize(value))]
+        if num_returns == 0:
+            return []
+        try:
+            values = list(value)
+        except TypeError:
+            values = []
+        if len(values) != num_returns:
+            raise UsageError(
+                f"the task has num_returns={num_returns} and returned {value!r:.80}; return a "
+                f"tuple or list of {num_returns}"
+            )
+        return [
+            self._session.codec.place(return_id(task_id, index), serialize(one))
+            for index, one in enumerate(values)
+        ]
+
+    def failure(
+        self, task_id: TaskID, template: TaskTemplate, error: BaseException
+    ) -> tuple[int, list[ObjectValue], bool]:
+        """Return status, values and whether to retry, for a task that raised."""
+        status = _FAILED
+        retryable = False
+        if isinstance(error, (TaskCancelledError, TaskTimeoutError)):
+            status = _CANCELLED
+            shown: BaseException = error
+        elif isinstance(error, RaydaskError) and not _is_users(error):
+            shown = error
+        else:
+            retryable = _retries(template, error)
+            shown = task_error(error, _remote_traceback(error), template.name, self._where)
+        data = serialize_error(shown)
+        values = [
+            ObjectValue(return_id(task_id, index), _ERROR, data)
+            for index in range(max(1, template.num_returns))
+        ]
+        return status, values, retryable
+
+    def cancelled(self, assignment: Assignment, template: TaskTemplate) -> None:
+        """Report a task that was cancelled before it began."""
+        error = TaskCancelledError("the task was cancelled before it began")
+        _, values, _ = self.failure(assignment.task_id, template, error)
+        self._session.outbox.add_result(
+            TaskResult(assignment.task_id, _CANCELLED, values, 0.0, 0.0)
+        )
+
+
+def _is_users(error: RaydaskError) -> bool:
+    # An error of another task that this one did not catch is this one's error too.
+    return isinstance(error, TaskError)
+
+
+def _retries(template: TaskTemplate, error: BaseException) -> bool:
+    pickled = template.retry_exceptions
+    if pickled is None or not isinstance(error, Exception):
+        return False
+    return not pickled or isinstance(error, describe_exceptions(pickled))
+
+
+def _remote_traceback(error: BaseException) -> str:
+    # The frames of this package above the user's function tell the user nothing.
+    trace = error.__traceback__
+    while trace is not None and any(
+        part in trace.tb_frame.f_code.co_filename for part in _OWN_FRAMES
+    ):
+        trace = trace.tb_next
+    lines = traceback.format_exception(type(error), error, trace)
+    return "".join(lines)
+
+
+def load_code(template: TaskTemplate, functions: dict[FunctionID, Any]) -> Any:
+    """Return the function or class of a template; `functions` has the pickle or the thing.
+
+    Raises
+    ------
+    UsageError
+        It cannot be unpickled in this process.
+    """
+    code = functions.get(template.function_id)
+    if not isinstance(code, bytes):
+        return code
+    try:
+        function = pickle.loads(code)
+    except Exception as error:
+        raise UsageError(
+            f"{template.name} cannot be loaded in a worker: {type(error).__name__}: {error}. "
+            "Its module must be importable there, or be defined in the main script"
+        ) from error
+    functions[template.function_id] = function
+    return function

@@ -1,0 +1,74 @@
+"""A worker process from its fork to its end.
+
+::
+
+    node  <==tasks, results==>  main thread: reads, runs user code, writes
+    node  ---control-------->   raydask-io thread: reclaim, cancel, dump stacks, exit
+    node  <--stdout, stderr--   whatever user code prints, as it is
+    callers <==calls==>         main thread, once the worker is an actor
+
+The fork server calls `run_worker` in the child.  The worker ends when its node closes the
+connection, and the kernel ends it when the fork server dies.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+
+from raydask.driver.launcher import NODE_SOCKET, await_welcome
+from raydask.driver.session import Session, install_session
+from raydask.errors import ClusterUnavailableError
+from raydask.version import VERSION
+from raydask.wire.connection import connect_unix
+from raydask.wire.framing import encode
+from raydask.wire.messages import Hello
+from raydask.worker.executor import Executor
+
+
+def run_worker(folder: str, arena: int) -> None:
+    """Be a worker of the node whose session folder this is, until the node is gone.
+
+    Parameters
+    ----------
+    folder : str
+    arena : int
+        Descriptor of the node's arena, inherited.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        connection = connect_unix(os.path.join(folder, NODE_SOCKET))
+        connection.send_message(Hello("worker", os.getpid(), VERSION))
+        welcome = await_welcome(connection)
+        process = welcome.process
+        _redirect_output(folder, process)
+        control = connect_unix(os.path.join(folder, NODE_SOCKET))
+        control.send_message(Hello("control", os.getpid(), process=process))
+    except (OSError, ClusterUnavailableError):
+        return  # the node has ended meanwhile
+    faulthandler.enable()
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    session = Session(connection, welcome, arena, "default")
+    executor = Executor(session, control)
+    install_session(session)
+    gc.enable()
+    executor.run()
+
+
+def _redirect_output(folder: str, process: int) -> None:
+    """Send what is printed, by Python or below it, to the node."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.connect(os.path.join(folder, NODE_SOCKET))
+        sock.sendall(encode(Hello(name, os.getpid(), process=process)))
+        os.dup2(sock.fileno(), descriptor)
+        sock.close()
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""The tests, by what they need: see the README's section on them."""
