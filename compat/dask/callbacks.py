@@ -23,7 +23,7 @@ from dask.local import finish_task, start_state_from_dask
 import raydask
 from raydask.compat.dask.conversion import Conversion
 from raydask.errors import TaskError
-from raydask.graph import submit_graph
+from raydask.graph import GraphSubmission, submit_graph
 
 _WHERE = "raydask"
 """What callbacks are told instead of a worker's thread or process number."""
@@ -122,7 +122,9 @@ class ObservedRun:
         refs = dict(zip(outputs, submission.refs, strict=True))
         submission.refs.clear()  # so that a result goes when `refs` lets go of it
         waiter = threading.Thread(
-            target=self._wait_for, args=([refs[index] for index in wanted],), daemon=True
+            target=self._wait_for,
+            args=(submission, [refs[index] for index in wanted]),
+            daemon=True,
         )
         waiter.start()
         try:
@@ -133,9 +135,9 @@ class ObservedRun:
         waiter.join()
         return conversion.values_of(requested, dict(zip(wanted, results, strict=True)))
 
-    def _wait_for(self, refs: list[raydask.ObjectRef]) -> None:
+    def _wait_for(self, submission: GraphSubmission, refs: list[raydask.ObjectRef]) -> None:
         try:
-            outcome = _Outcome(raydask.get(refs))
+            outcome = _Outcome(submission.get(refs))
         except BaseException as error:  # it is raised in the thread that called get
             outcome = _Outcome([], error)
         self._events.put(outcome)

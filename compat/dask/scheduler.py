@@ -74,7 +74,7 @@ def _compute(conversion: Conversion, requested: list[Any]) -> dict[Any, Any]:
         return conversion.values
     submission = submit_graph(conversion.tasks, wanted, writable=True)
     try:
-        results = raydask.get(submission.refs)
+        results = submission.get()
     except BaseException:
         submission.cancel()
         raise

@@ -27,7 +27,6 @@ from typing import Any
 from raydask.ids import ObjectID, TaskID
 from raydask.wire.messages import ObjectValue
 
-
 WINDOW_CALLS = 256
 WINDOW_BYTES = 1 << 16
 

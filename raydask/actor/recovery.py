@@ -27,9 +27,7 @@ _NEXT: dict[ActorState, frozenset[ActorState]] = {
         (ActorState.ALIVE, ActorState.DEAD, ActorState.RESTARTING, ActorState.PENDING)
     ),
     ActorState.ALIVE: frozenset((ActorState.RESTARTING, ActorState.DEAD)),
-    ActorState.RESTARTING: frozenset(
-        (ActorState.ALIVE, ActorState.DEAD, ActorState.RESTARTING)
-    ),
+    ActorState.RESTARTING: frozenset((ActorState.ALIVE, ActorState.DEAD, ActorState.RESTARTING)),
     ActorState.DEAD: frozenset(),
 }
 

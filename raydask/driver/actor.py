@@ -80,9 +80,7 @@ class ActorShape:
         self, session: Session, name: str, options: dict[str, Any]
     ) -> tuple[int, int]:
         """Return the same for a method with some options changed."""
-        template = method_template(
-            self.class_name, name, 1, {**self.methods[name], **options}
-        )
+        template = method_template(self.class_name, name, 1, {**self.methods[name], **options})
         return session.actors.register_template(template), template.num_returns
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -170,9 +168,7 @@ class ActorHandle:
 class ActorClass:
     """A class whose instances live in processes of their own."""
 
-    def __init__(
-        self, cls: type, options: dict[str, Any], find: Callable[[], Session]
-    ) -> None:
+    def __init__(self, cls: type, options: dict[str, Any], find: Callable[[], Session]) -> None:
         check_names(options, ACTOR_OPTIONS, "an actor")
         self._cls = cls
         self._options = options

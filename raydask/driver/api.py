@@ -20,7 +20,6 @@ from raydask.ids import ActorID, task_of
 from raydask.task import RESOURCE_UNIT
 
 _ABSENT: Any = object()
-_supervised: launcher.Supervised | None = None
 
 
 class ClusterContext(dict[str, Any]):
@@ -81,7 +80,6 @@ def init(
     ClusterUnavailableError
         There is no session at `address`.
     """
-    global _supervised
     existing = find_session()
     if existing is not None and existing.lost is None:
         if ignore_reinit_error:
@@ -93,13 +91,13 @@ def init(
     if existing is not None:
         shutdown()
     address = address or os.environ.get("RAYDASK_ADDRESS") or None
+    supervised: launcher.Supervised | None = None
     if address is None:
         options = _session_options(
             num_cpus, num_gpus, resources, object_store_memory, num_redis_shards
         )
         supervised = launcher.Supervised(options)
         supervised.start()
-        _supervised = supervised
         folder = options.folder
     else:
         given = (num_cpus, num_gpus, resources, object_store_memory)
@@ -112,8 +110,10 @@ def init(
     try:
         session = _join(folder, namespace, address is None, log_to_driver)
     except BaseException:
-        _stop_supervised()
+        if supervised is not None:
+            supervised.stop()
         raise
+    session.supervised = supervised
     atexit.register(shutdown)
     return _context(session)
 
@@ -187,23 +187,18 @@ def ensure_session() -> Session:
 def shutdown() -> None:
     """Leave the session; end it if this process started it.  Harmless when there is none."""
     session = find_session()
-    if session is not None:
-        atexit.unregister(shutdown)
-        try:
-            if session.lost is None:
-                session.request("leave", None, bool)
-        except (ClusterUnavailableError, OSError):
-            pass  # it is gone already, which is what was wanted
-        install_session(None)
-        session.close()
-    _stop_supervised()
-
-
-def _stop_supervised() -> None:
-    global _supervised
-    if _supervised is not None:
-        _supervised.stop()
-        _supervised = None
+    if session is None:
+        return
+    atexit.unregister(shutdown)
+    try:
+        if session.lost is None:
+            session.request("leave", None, bool)
+    except (ClusterUnavailableError, OSError):
+        pass  # it is gone already, which is what was wanted
+    install_session(None)
+    session.close()
+    if session.supervised is not None:
+        session.supervised.stop()
 
 
 def is_initialized() -> bool:

@@ -140,7 +140,7 @@ def unpack(
     if not positions:
         return args, kwargs
     filled = list(args)
-    for place, value in zip(positions, values):  # noqa: B905  (hot; lengths are by design)
+    for place, value in zip(positions, values):
         if isinstance(place, int):
             filled[place] = value
         else:

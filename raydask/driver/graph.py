@@ -93,12 +93,27 @@ class GraphSubmission:
         One for each output that was asked for, in that order.
     """
 
-    __slots__ = ("_session", "_task_ids", "refs")
+    __slots__ = ("_session", "_task_ids", "_writable", "refs")
 
-    def __init__(self, session: Session, refs: list[ObjectRef], task_ids: list[TaskID]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        refs: list[ObjectRef],
+        task_ids: list[TaskID],
+        writable: bool = False,
+    ) -> None:
         self.refs = refs
         self._session = session
         self._task_ids = task_ids
+        self._writable = writable
+
+    def get(self, refs: Sequence[ObjectRef] | None = None) -> list[Any]:
+        """Return the values of some of the refs, or of all, as ``raydask.get`` does.
+
+        Arrays are private copy-on-write views if the graph was submitted as writable.
+        """
+        ids = [ref._id for ref in (self.refs if refs is None else refs)]
+        return self._session.get(ids, None, self._writable)
 
     def cancel(self) -> None:
         """Cancel every task that has not finished; harmless when all have."""
@@ -182,7 +197,7 @@ class _Submitter:
                 to_drop = []
         self._drop(to_drop)
         session.flush()
-        return GraphSubmission(session, refs, self._task_ids)
+        return GraphSubmission(session, refs, self._task_ids, self._writable)
 
     def _submit(self, number: int, task: GraphTask) -> None:
         session = self._session
@@ -201,9 +216,7 @@ class _Submitter:
         table = session.references
         table.counts[self._object_ids[number]] = table.counts.get(self._object_ids[number], 0) + 1
         if simple:
-            spec = TaskSpec(
-                task_id, template, b"", dependencies, [], session.depth, session.parent
-            )
+            spec = TaskSpec(task_id, template, b"", dependencies, [], session.depth, session.parent)
             session.outbox.add_spec(spec)
             return
         packed = session.pack(
@@ -301,9 +314,7 @@ def _values(task: GraphTask) -> Iterable[Any]:
     return task.args
 
 
-def _refs_of(
-    outputs: Sequence[int], object_ids: list[ObjectID], table: Any
-) -> list[ObjectRef]:
+def _refs_of(outputs: Sequence[int], object_ids: list[ObjectID], table: Any) -> list[ObjectRef]:
     refs = []
     for number in outputs:
         object_id = object_ids[number]

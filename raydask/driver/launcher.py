@@ -70,8 +70,7 @@ def new_session_folder() -> Path:
     if len(str(folder)) > 80:
         folder.rmdir()
         raise StartError(
-            f"{folder} is too long a path for unix sockets (107 bytes); set TMPDIR to a "
-            "shorter one"
+            f"{folder} is too long a path for unix sockets (107 bytes); set TMPDIR to a shorter one"
         )
     return folder
 

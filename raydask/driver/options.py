@@ -15,9 +15,7 @@ GPU = "GPU"
 MEMORY = "memory"
 
 _COMMON = ("num_cpus", "num_gpus", "memory", "resources", "name", "priority")
-TASK_OPTIONS = frozenset(
-    (*_COMMON, "num_returns", "max_retries", "retry_exceptions", "timeout")
-)
+TASK_OPTIONS = frozenset((*_COMMON, "num_returns", "max_retries", "retry_exceptions", "timeout"))
 ACTOR_OPTIONS = frozenset(
     (
         *_COMMON,

@@ -104,5 +104,3 @@ def _rebuild(function: Callable[..., Any], options: dict[str, Any]) -> RemoteFun
     from raydask.driver.api import ensure_session
 
     return RemoteFunction(function, options, ensure_session)
-
-

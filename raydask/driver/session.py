@@ -74,6 +74,13 @@ class Workplace(Protocol):
         """Note that this thread goes on."""
 
 
+class Supervised(Protocol):
+    """The processes of a session that this process started."""
+
+    def stop(self) -> None:
+        """End them."""
+
+
 class Session:
     """A process's part in a cluster.
 
@@ -96,6 +103,7 @@ class Session:
         self.depth = 0
         self.parent = TaskID(b"")
         self.workplace: Workplace | None = None
+        self.supervised: Supervised | None = None
         self.lost: BaseException | None = None
         self.connection = connection
         self.ids = IDSource(NodeNumber(welcome.node), ProcessNumber(welcome.process))
@@ -106,9 +114,7 @@ class Session:
         )
         self.codec = ValueCodec(self.store, self.references, welcome.inline_limit)
         self.hub = Hub(self.flush)
-        self.outbox = Outbox(
-            connection, self.references, self.store.take_retired, self.hub.arm
-        )
+        self.outbox = Outbox(connection, self.references, self.store.take_retired, self.hub.arm)
         self.actors = ActorCaller(self)
         self.references.on_escape = self._escape
         self.observers: dict[TaskID, Callable[[TaskID, int], None]] = {}
@@ -236,13 +242,10 @@ class Session:
         if count == 1:
             return [new_ref(ObjectID(task_id + b"\0\0\0\0"), table)]
         return [
-            new_ref(ObjectID(task_id + index.to_bytes(4, "big")), table)
-            for index in range(count)
+            new_ref(ObjectID(task_id + index.to_bytes(4, "big")), table) for index in range(count)
         ]
 
-    def pack(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> arguments.PackedArguments:
+    def pack(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> arguments.PackedArguments:
         """Return a call's arguments packed, large ones put into the object store."""
         return arguments.pack(args, kwargs, self.codec.inline_limit, self.put_serialized)
 
@@ -287,9 +290,7 @@ class Session:
         finally:
             self.mailbox.taken(ids)
 
-    def _await_values(
-        self, ids: list[ObjectID], deadline: float | None
-    ) -> list[ObjectValue]:
+    def _await_values(self, ids: list[ObjectID], deadline: float | None) -> list[ObjectValue]:
         arrived = self.mailbox.values
         explicit = self._ask(ids)
         count = len(ids)

@@ -44,9 +44,7 @@ class ValueCodec:
         """
         size = serialized.size
         if size <= self.inline_limit:
-            return ObjectValue(
-                object_id, _INLINE, serialized.to_bytes(), 0, 0, serialized.nested
-            )
+            return ObjectValue(object_id, _INLINE, serialized.to_bytes(), 0, 0, serialized.nested)
         reservation = self._store.create(size)
         serialized.write_into(reservation.buffer, self._store.copy_into)
         return ObjectValue(object_id, _STORED, b"", reservation.offset, size, serialized.nested)

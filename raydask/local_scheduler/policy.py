@@ -85,7 +85,7 @@ class ReadyQueue:
 
     def remove(self, tasks: set[TaskRecord]) -> None:
         """Take out these tasks."""
-        kept = sorted((item for item in (*self._run, *self._heap) if item[1] not in tasks))
+        kept = sorted(item for item in (*self._run, *self._heap) if item[1] not in tasks)
         self._run = deque(kept)
         self._heap = []
 

@@ -131,9 +131,7 @@ class RequestDesk:
 
     def _kill_actor(self, peer: Peer, number: int, payload: bytes) -> object:
         actor_id, no_restart = msgspec.msgpack.decode(payload, type=tuple[bytes, bool])
-        self._server.handle(
-            events.KillActorRequested(peer.process, ActorID(actor_id), no_restart)
-        )
+        self._server.handle(events.KillActorRequested(peer.process, ActorID(actor_id), no_restart))
         return True
 
     def _claim_name(self, peer: Peer, number: int, payload: bytes) -> object:
@@ -141,9 +139,7 @@ class RequestDesk:
             payload, type=tuple[str, str, bytes, bytes]
         )
         ours = self._ask(peer, number)
-        self._server.send_global(
-            wire.ClaimName(ours, name, namespace, ActorID(actor_id), handle)
-        )
+        self._server.send_global(wire.ClaimName(ours, name, namespace, ActorID(actor_id), handle))
         return _LATER
 
     def _get_actor(self, peer: Peer, number: int, payload: bytes) -> object:

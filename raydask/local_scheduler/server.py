@@ -32,7 +32,6 @@ from raydask.local_scheduler.actions import (
     SendGlobal,
     StartWorkers,
 )
-from raydask.wire.loop_connection import FrameProtocol, OutputProtocol
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.requests import RequestDesk
 from raydask.local_scheduler.state import Journals, LocalScheduler
@@ -40,6 +39,7 @@ from raydask.local_scheduler.worker_pool import PoolSettings
 from raydask.object_store.state import StoreState
 from raydask.version import VERSION
 from raydask.wire import messages as wire
+from raydask.wire.loop_connection import FrameProtocol, OutputProtocol
 
 _log = logging.getLogger("raydask.node")
 
@@ -285,9 +285,7 @@ class NodeServer:
         if hello.role == "driver":
             self.desk.driver_joined(peer)
             self.handle(
-                events.DriverJoined(
-                    process, job, hello.namespace, hello.search_path, hello.folder
-                )
+                events.DriverJoined(process, job, hello.namespace, hello.search_path, hello.folder)
             )
         else:
             self._by_pid[hello.pid] = peer
@@ -337,7 +335,14 @@ class NodeServer:
     def _worker_gone(self, peer: Peer) -> None:
         self._forget(peer)
         self._by_pid.pop(peer.hello.pid, None)
-        self.handle(events.WorkerLeft(peer.process, peer.exit_cause))
+        if peer.control is None:
+            self._failed_to_start(peer.exit_cause)
+        else:
+            self.handle(events.WorkerLeft(peer.process, peer.exit_cause))
+
+    def _failed_to_start(self, cause: str) -> None:
+        _log.error("a worker ended before it was up: %s; see logs/workers.log", cause)
+        self.handle(events.WorkersFailed(1))
 
     def _forget(self, peer: Peer) -> None:
         self.peers.pop(peer.process, None)
@@ -353,8 +358,7 @@ class NodeServer:
         cause = _describe_exit(message)
         peer = self._by_pid.get(message.pid)
         if peer is None:
-            _log.error("a worker ended before it was up: %s", cause)
-            self.handle(events.WorkersFailed(1))
+            self._failed_to_start(cause)
             return
         peer.exit_cause = cause
         if peer.closed:
@@ -484,7 +488,8 @@ class NodeServer:
         offset = self.store.grant(peer.process, size)
         if offset is None:
             holders = ", ".join(
-                f"{object_id.hex()[:12]}… {held:,} bytes" for object_id, held in self.store.biggest(5)
+                f"{object_id.hex()[:12]}… {held:,} bytes"
+                for object_id, held in self.store.biggest(5)
             )
             raise ObjectStoreFullError(
                 f"the object store has no {size:,} bytes in one piece: {self.store.used:,} of "
@@ -522,4 +527,3 @@ def _describe_exit(message: wire.ChildExited) -> str:
             name = "an unknown signal"
         return f"process {message.pid} was ended by signal {number} ({name}); {peak}"
     return f"process {message.pid} exited with code {os.WEXITSTATUS(status)}; {peak}"
-

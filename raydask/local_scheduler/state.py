@@ -529,9 +529,7 @@ class LocalScheduler:
     def _fail(self, task: TaskRecord, error: bytes, state: TaskState = TaskState.FAILED) -> None:
         self._deliver(self._failed_values(task, error, state))
 
-    def _failed_values(
-        self, task: TaskRecord, error: bytes, state: TaskState
-    ) -> list[ObjectValue]:
+    def _failed_values(self, task: TaskRecord, error: bytes, state: TaskState) -> list[ObjectValue]:
         """Put a task into a failed state; return the errors in place of its returns."""
         template = task.template.template
         task.state = state
@@ -577,9 +575,7 @@ class LocalScheduler:
                 found[task_id] = task
         return list(found.values())
 
-    def _cancel_all(
-        self, tasks: Iterable[TaskRecord], error: bytes, force: bool = False
-    ) -> None:
+    def _cancel_all(self, tasks: Iterable[TaskRecord], error: bytes, force: bool = False) -> None:
         queued = {task for task in tasks if task.state == TaskState.READY}
         self.pool.withdraw(queued)
         for task in tasks:
@@ -629,9 +625,7 @@ class LocalScheduler:
 
     # --- actors ---------------------------------------------------------------------------
 
-    def _creation_ended(
-        self, worker: WorkerRecord, task: TaskRecord, result: TaskResult
-    ) -> None:
+    def _creation_ended(self, worker: WorkerRecord, task: TaskRecord, result: TaskResult) -> None:
         actor = self.actors.creation_of(task)
         worker.actor_id = None if actor is None else actor.actor_id
         self.pool.ended(worker, task, self._now)

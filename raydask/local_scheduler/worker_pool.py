@@ -402,9 +402,7 @@ class WorkerPool:
     @property
     def is_busy(self) -> bool:
         """Whether anything may need attention in a few hundredths of a second."""
-        return bool(self._timed) or any(
-            len(worker.queue) > 1 for worker in self.workers.values()
-        )
+        return bool(self._timed) or any(len(worker.queue) > 1 for worker in self.workers.values())
 
 
 def _head_key(queue: ReadyQueue) -> int:

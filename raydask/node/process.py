@@ -137,5 +137,3 @@ def log_to(path: Path, size: int) -> None:
     logger = logging.getLogger("raydask")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-
-

@@ -101,9 +101,7 @@ class Hub:
         self._full_poll = select.poll()
         self._full_poll.register(self._leader_waker, select.POLLIN)
         self._full_poll.register(self._background_waker, select.POLLIN)
-        self._thread = threading.Thread(
-            target=self._run_background, name="raydask-io", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run_background, name="raydask-io", daemon=True)
 
     def start(self) -> None:
         """Start the background thread."""

@@ -233,15 +233,13 @@ class ActorHost:
             status, retryable = _OK, False
         except BaseException as error:
             args = kwargs = None
-            status, values, retryable = self._outcomes.failure(
-                assignment.task_id, template, error
-            )
+            status, values, retryable = self._outcomes.failure(assignment.task_id, template, error)
             del error
         value = None
         duration = time.perf_counter() - begun
-        self._answer(call, lent, TaskResult(
-            assignment.task_id, status, values, started, duration, retryable
-        ))
+        self._answer(
+            call, lent, TaskResult(assignment.task_id, status, values, started, duration, retryable)
+        )
 
     def _begin(self, assignment: Assignment, template: TaskTemplate) -> list[ObjectID] | None:
         running_task.set(
@@ -288,17 +286,15 @@ class ActorHost:
             shown: BaseException = error
             if isinstance(error, asyncio.CancelledError):
                 shown = TaskCancelledError("the call was cancelled while it ran")
-            status, values, retryable = self._outcomes.failure(
-                assignment.task_id, template, shown
-            )
+            status, values, retryable = self._outcomes.failure(assignment.task_id, template, shown)
             del error, shown
         finally:
             del self._coroutines[assignment.task_id]
         value = None
         duration = time.perf_counter() - begun
-        self._answer(call, lent, TaskResult(
-            assignment.task_id, status, values, started, duration, retryable
-        ))
+        self._answer(
+            call, lent, TaskResult(assignment.task_id, status, values, started, duration, retryable)
+        )
         if self._loop is not None and len(self._dirty) == 1:
             self._loop.call_soon(self._flush)
 
@@ -306,9 +302,7 @@ class ActorHost:
 
     def _fail(self, call: _Call, template: TaskTemplate, error: BaseException) -> None:
         status, values, _ = self._outcomes.failure(call.assignment.task_id, template, error)
-        self._answer(
-            call, None, TaskResult(call.assignment.task_id, status, values, 0.0, 0.0)
-        )
+        self._answer(call, None, TaskResult(call.assignment.task_id, status, values, 0.0, 0.0))
 
     def _answer(self, call: _Call, lent: list[ObjectID] | None, result: TaskResult) -> None:
         session = self._session

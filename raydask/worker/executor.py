@@ -95,9 +95,7 @@ class Executor:
         session.handlers[JobSettings] = self._on_job_settings
         signal.signal(_INTERRUPT, self._on_interrupt)
         session.start()
-        session.hub.register(
-            self._control, self._on_control, lambda error: None, background=True
-        )
+        session.hub.register(self._control, self._on_control, lambda error: None, background=True)
         inbox = self._inbox
         while session.lost is None:
             if not inbox:
@@ -163,9 +161,7 @@ class Executor:
         known.seconds = min(duration, known.seconds * 0.5 + duration)
         if lent is not None:
             session.references.end_loan(lent)
-        session.outbox.add_result(
-            TaskResult(task_id, status, result, started, duration, retryable)
-        )
+        session.outbox.add_result(TaskResult(task_id, status, result, started, duration, retryable))
 
     def _load(self, known: _Known) -> Any:
         function = load_code(known.template, self._functions)
@@ -303,4 +299,3 @@ def _leave() -> None:
         except OSError:
             pass
     os._exit(0)
-

@@ -20,6 +20,7 @@ import os
 import signal
 import socket
 import sys
+from typing import TextIO
 
 from raydask.driver.launcher import NODE_SOCKET, await_welcome
 from raydask.driver.session import Session, install_session
@@ -46,12 +47,11 @@ def run_worker(folder: str, arena: int) -> None:
         connection = connect_unix(os.path.join(folder, NODE_SOCKET))
         connection.send_message(Hello("worker", os.getpid(), VERSION))
         welcome = await_welcome(connection)
-        process = welcome.process
-        _redirect_output(folder, process)
-        control = connect_unix(os.path.join(folder, NODE_SOCKET))
-        control.send_message(Hello("control", os.getpid(), process=process))
     except (OSError, ClusterUnavailableError):
         return  # the node has ended meanwhile
+    _redirect_output(folder, welcome.process)
+    control = connect_unix(os.path.join(folder, NODE_SOCKET))
+    control.send_message(Hello("control", os.getpid(), process=welcome.process))
     faulthandler.enable()
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     session = Session(connection, welcome, arena, "default")
@@ -69,6 +69,11 @@ def _redirect_output(folder: str, process: int) -> None:
         sock.sendall(encode(Hello(name, os.getpid(), process=process)))
         os.dup2(sock.fileno(), descriptor)
         sock.close()
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _text_stream(1)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _text_stream(2)  # type: ignore[misc]
+
+
+def _text_stream(descriptor: int) -> TextIO:
+    return os.fdopen(
+        descriptor, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False
+    )

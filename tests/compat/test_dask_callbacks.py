@@ -10,7 +10,6 @@ import dask
 import dask.array as da
 import pytest
 from dask import delayed
-from dask.cache import Cache
 from dask.callbacks import Callback
 from dask.diagnostics import CacheProfiler, Profiler, ProgressBar, ResourceProfiler
 
@@ -125,12 +124,13 @@ def test_dasks_own_diagnostics() -> None:
     assert "100% Completed" in out.getvalue()
 
 
-def test_dasks_cache_saves_work() -> None:
-    pytest.importorskip("cachey")
-    cache = Cache(1e6)
-    with cache:
-        assert raydask.get(GRAPH, "z") == 6
-        assert raydask.get(GRAPH, "z") == 6
+def test_a_callback_may_bring_results_that_it_remembers() -> None:
+    """As Dask's own opportunistic cache does."""
+    recorder = Recorder()
+    with recorder, Callback(start=lambda dsk: dsk.update(y=7)):
+        assert raydask.get(GRAPH, "z") == 8
+
+    assert ("pretask", "y") not in recorder.events
 
 
 def test_many_tasks_are_watched_in_linear_time() -> None:

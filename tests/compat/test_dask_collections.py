@@ -72,7 +72,9 @@ def test_delayed_with_containers_keywords_attributes_and_several_outputs() -> No
 
 def test_several_collections_at_once() -> None:
     found = dask.compute(
-        delayed(increment)(1), {"s": array().sum(), "n": 3}, [frame().value.max()],
+        delayed(increment)(1),
+        {"s": array().sum(), "n": 3},
+        [frame().value.max()],
         scheduler=raydask.get,
     )
     one, mapping, maxima = found

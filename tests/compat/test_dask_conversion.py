@@ -154,8 +154,10 @@ def test_what_many_tasks_share_is_sent_once() -> None:
 def test_what_tasks_share_is_each_runs_own() -> None:
     """A task that changes a shared argument in place is not seen by the next one."""
     shared: list[int] = []
-    graph = {f"x{i}": Task(f"x{i}", lambda items: items.append(1) or len(items), shared)
-             for i in range(10)}
+    graph = {
+        f"x{i}": Task(f"x{i}", lambda items: items.append(1) or len(items), shared)
+        for i in range(10)
+    }
     function = converted(graph, list(graph)).tasks[-1].function
     there = pickle.loads(cloudpickle.dumps(function))
 

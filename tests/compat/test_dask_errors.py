@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def fail_with_own_error() -> None:
 
 
 def fail_with_what_cannot_be_pickled() -> None:
-    raise ValueError("unpicklable", open("/dev/null"))  # noqa: SIM115
+    raise ValueError("unpicklable", threading.Lock())
 
 
 def test_the_original_exception_is_raised() -> None:
@@ -89,7 +90,7 @@ def test_a_result_that_cannot_be_pickled_names_the_task() -> None:
 
 def test_an_argument_that_cannot_be_pickled_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="generator"):
-        raydask.get({"x": (list, [i for i in "ab"]), "y": (list, (c for c in "ab"))}, ["x", "y"])
+        raydask.get({"x": (list, "ab"), "y": (list, (c for c in "ab"))}, ["x", "y"])
 
 
 def test_missing_keys() -> None:

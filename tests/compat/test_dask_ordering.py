@@ -35,9 +35,7 @@ def forests(draw: st.DrawFn) -> dict[Any, Any]:
     """Every task but the last ones feeds at most one later task."""
     size = draw(st.integers(1, 40))
     feeds = [draw(st.integers(i + 1, size)) for i in range(size)]
-    return {
-        i: (sum, [f"t{j}" for j in range(i) if feeds[j] == i]) for i in range(size)
-    }
+    return {i: (sum, [f"t{j}" for j in range(i) if feeds[j] == i]) for i in range(size)}
 
 
 def named(dsk: dict[int, Any]) -> dict[Any, Any]:
