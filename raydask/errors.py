@@ -155,8 +155,13 @@ def _instance_of_cause(cause: BaseException) -> TaskError | None:
     kind: type[BaseException] = type(cause)
     if isinstance(cause, TaskError):
         # Another task's error that this one did not catch: one layer is enough.
-        own = [base for base in kind.__mro__ if not issubclass(TaskError, base)]
-        plain = [base for base in own if not issubclass(base, TaskError)]
+        plain = [
+            base
+            for base in kind.__mro__
+            if issubclass(base, BaseException)
+            and not issubclass(TaskError, base)
+            and not issubclass(base, TaskError)
+        ]
         kind = plain[0] if plain else kind
     if issubclass(TaskError, kind) or issubclass(kind, TaskError):
         return None

@@ -187,7 +187,7 @@ TABLES: tuple[Table, ...] = (
         value="ActorEntry",
         writer="the global scheduler",
         readers="a restarted global scheduler; the dashboard",
-        deleted="when the job that made it has ended, if it is not detached",
+        deleted="the oldest dead ones, once more than 1000 are dead",
         crash="a restarted global scheduler asks the nodes which of them still run",
     ),
     Table(
@@ -195,7 +195,7 @@ TABLES: tuple[Table, ...] = (
         value="NamedActorEntry",
         writer="the global scheduler",
         readers="a restarted global scheduler",
-        deleted="when the actor is dead",
+        deleted="when the actor is dead, or 30 s after the claim if it was never created",
         crash="a name whose actor is dead; a restarted global scheduler deletes it",
     ),
     Table(

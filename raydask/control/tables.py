@@ -250,12 +250,15 @@ class NamedActorEntry(msgspec.Struct, omit_defaults=True):
         The last is the actor's id.
     job : int
         The job that named it.
+    handle : bytes
+        What ``get_actor`` makes a handle of: its pickled methods.
     """
 
     namespace: str
     name: str
     actor: str
     job: int
+    handle: bytes = b""
 
 
 class TaskEvent(msgspec.Struct, omit_defaults=True):

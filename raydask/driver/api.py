@@ -123,14 +123,15 @@ def _session_options(
     num_gpus: float | None,
     resources: Mapping[str, float] | None,
     object_store_memory: int | None,
-    num_redis_shards: int,
+    num_redis_shards: Any,
 ) -> launcher.SessionOptions:
-    for name, amount in {
+    amounts: dict[str, Any] = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
         "object_store_memory": object_store_memory,
         **(resources or {}),
-    }.items():
+    }
+    for name, amount in amounts.items():
         if amount is not None and (not isinstance(amount, (int, float)) or amount < 0):
             raise UsageError(f"{name} must be a number that is not negative, not {amount!r}")
     if not isinstance(num_redis_shards, int) or not 1 <= num_redis_shards <= 64:
@@ -285,7 +286,7 @@ def get(refs: Any, keys: Any = _ABSENT, /, *, timeout: float | None = None, **kw
     return current_session().get(ids, timeout)
 
 
-def _check_timeout(timeout: float | None) -> None:
+def _check_timeout(timeout: Any) -> None:
     if timeout is not None and (not isinstance(timeout, (int, float)) or timeout < 0):
         raise UsageError(f"timeout must be seconds or None, not {timeout!r}")
 
@@ -355,13 +356,17 @@ def wait(
     checked = list(_checked_refs(refs, "wait"))
     if len(set(checked)) != len(checked):
         raise UsageError("wait() takes refs that all differ")
-    if not isinstance(num_returns, int) or not 1 <= num_returns <= len(checked):
+    if not _is_count(num_returns, len(checked)):
         raise UsageError(f"num_returns must be from 1 to {len(checked)}, not {num_returns!r}")
     del fetch_local  # on one node every value is local
     found = current_session().wait([ref._id for ref in checked], num_returns, timeout)
     ready = [ref for ref in checked if ref._id in found][:num_returns]
     chosen = set(ready)
     return ready, [ref for ref in checked if ref not in chosen]
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and 1 <= value <= most
 
 
 def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:

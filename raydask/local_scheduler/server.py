@@ -39,7 +39,7 @@ from raydask.local_scheduler.worker_pool import PoolSettings
 from raydask.object_store.state import StoreState
 from raydask.version import VERSION
 from raydask.wire import messages as wire
-from raydask.wire.loop_connection import FrameProtocol, OutputProtocol
+from raydask.wire.loop_connection import FrameProtocol, OutputProtocol, PendingWrites
 
 _log = logging.getLogger("raydask.node")
 
@@ -117,6 +117,7 @@ class NodeServer:
             ),
             self._address_of,
         )
+        self.writes = PendingWrites()
         self.peers: dict[ProcessNumber, Peer] = {}
         self._by_pid: dict[int, Peer] = {}
         self._process_count = 0
@@ -169,7 +170,7 @@ class NodeServer:
 
     def make_protocol(self) -> FrameProtocol:
         """Return the protocol of a new connection."""
-        return FrameProtocol(self._on_first_message, None)
+        return FrameProtocol(self._on_first_message, None, self.writes)
 
     def connect_global(self, protocol: FrameProtocol) -> None:
         """Use a connection to the global scheduler, and introduce the node to it."""

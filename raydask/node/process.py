@@ -81,7 +81,9 @@ async def _serve(server: NodeServer, supervisor: socket.socket, folder: str) -> 
     listener = await loop.create_unix_server(server.make_protocol, path, backlog=512)
     os.chmod(path, 0o600)
     gone = asyncio.Event()
-    link = FrameProtocol(lambda protocol, message: None, lambda protocol, error: gone.set())
+    link = FrameProtocol(
+        lambda protocol, message: None, lambda protocol, error: gone.set(), server.writes
+    )
     await loop.create_connection(lambda: link, sock=supervisor)
     keeper = loop.create_task(_keep_global(server, os.path.join(folder, "global.sock")))
     server.start(loop, link)
@@ -97,7 +99,9 @@ async def _keep_global(server: NodeServer, path: str) -> None:
     lost = asyncio.Event()
 
     def make() -> FrameProtocol:
-        return FrameProtocol(lambda protocol, message: None, lambda protocol, error: lost.set())
+        return FrameProtocol(
+            lambda protocol, message: None, lambda protocol, error: lost.set(), server.writes
+        )
 
     while True:
         lost.clear()

@@ -8,6 +8,7 @@ takes bytes as they come and gives whole messages; it copies only what spans two
 from __future__ import annotations
 
 import struct
+import sys
 from typing import Any
 
 import msgspec
@@ -45,8 +46,12 @@ class FrameDecoder:
         self._partial = bytearray()
         self._limit = limit
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[Any]:
-        """Return the messages that `data` completes, in order.
+    def feed(
+        self, data: bytes | bytearray | memoryview, most: int = sys.maxsize
+    ) -> list[Any]:
+        """Return the messages that `data` completes, in order; at most `most` of them.
+
+        What is left over stays for the next call, or for `take_rest`.
 
         Raises
         ------
@@ -65,7 +70,7 @@ class FrameDecoder:
         view = memoryview(data)
         end = len(data)
         start = 0
-        while end - start >= _HEADER_SIZE:
+        while end - start >= _HEADER_SIZE and len(messages) < most:
             length, number = _unpack(view, start)
             if length > self._limit or number >= len(_DECODERS):
                 raise MalformedFrameError(f"frame of kind {number} with {length} bytes")

@@ -231,9 +231,12 @@ class Hub:
             try:
                 self._background_turn()
             except Exception:
-                if self._stopping:
+                if self._is_stopping():
                     return
                 _log.exception("raydask's background thread failed; it goes on")
+
+    def _is_stopping(self) -> bool:
+        return self._stopping
 
     def _background_turn(self) -> None:
         if self._armed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,40 @@ from raydask.wire.framing import FrameDecoder, MalformedFrameError, encode
 _log = logging.getLogger("raydask.node")
 
 _LONGEST_LINE = 1 << 16
+
+
+class PendingWrites:
+    """Connections that have something to write at the end of this turn of the loop.
+
+    What is said while a message is handled is written right after it, without another turn;
+    what is said at other times, in the next turn.
+    """
+
+    __slots__ = ("_dirty", "_handling", "_scheduled")
+
+    def __init__(self) -> None:
+        self._dirty: list[FrameProtocol] = []
+        self._handling = False
+        self._scheduled = False
+
+    def add(self, protocol: FrameProtocol) -> None:
+        """Note a connection that has something to write."""
+        self._dirty.append(protocol)
+        if not self._handling and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def begin(self) -> None:
+        """Note that messages are being handled: `flush` follows."""
+        self._handling = True
+
+    def flush(self) -> None:
+        """Write everything."""
+        self._handling = False
+        self._scheduled = False
+        dirty, self._dirty = self._dirty, []
+        for protocol in dirty:
+            protocol.flush()
 
 
 class FrameProtocol(asyncio.Protocol):
@@ -23,45 +58,61 @@ class FrameProtocol(asyncio.Protocol):
         Called with this protocol and each message; may be replaced at any time.
     on_lost : callable or None
         Called once, with this protocol and the error or None.
+    writes : PendingWrites, optional
+        Shared by the connections of one server.
     """
 
     def __init__(
         self,
         on_message: Callable[[FrameProtocol, Any], None],
         on_lost: Callable[[FrameProtocol, BaseException | None], None] | None,
+        writes: PendingWrites | None = None,
     ) -> None:
+        self._writes = writes or PendingWrites()
         self.on_message = on_message
         self.on_lost = on_lost
         self._decoder = FrameDecoder()
         self._transport: asyncio.Transport | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._out: list[bytes] = []
         self._raw: OutputProtocol | None = None
+        self._greeted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._loop = asyncio.get_running_loop()
         if self._out:
-            self._flush()
+            self.flush()
 
     def data_received(self, data: bytes) -> None:
         """Hand on the messages that the data completes."""
-        if self._raw is not None:
-            self._raw.data_received(data)
+        if not self._greeted:
+            data = self._greet(data)
+        raw = self._raw
+        if raw is not None:
+            raw.data_received(data)
             return
+        self._writes.begin()
         try:
-            messages = self._decoder.feed(data)
+            for message in self._decode(data):
+                self.on_message(self, message)
+        finally:
+            self._writes.flush()
+
+    def _greet(self, data: bytes) -> bytes:
+        """Hand on the first message alone: it may say that text follows, and not frames."""
+        for message in self._decode(data, most=1):
+            self._greeted = True
+            self.on_message(self, message)
+        return self._decoder.take_rest() if self._greeted else b""
+
+    def _decode(self, data: bytes, most: int = sys.maxsize) -> list[Any]:
+        try:
+            return self._decoder.feed(data, most)
         except MalformedFrameError as error:
             _log.error("a connection is closed because of what came over it: %s", error)
             self.close()
-            return
-        for message in messages:
-            self.on_message(self, message)
-            if self._raw is not None:
-                self._raw.data_received(self._decoder.take_rest())
-                return
+            return []
 
     def connection_lost(self, error: Exception | None) -> None:
         """Say that the connection has ended."""
@@ -73,13 +124,14 @@ class FrameProtocol(asyncio.Protocol):
 
     def send(self, message: object) -> None:
         """Send a message, together with the others of this turn."""
-        if not self._out and self._loop is not None:
-            self._loop.call_soon(self._flush)
+        if not self._out and self._transport is not None:
+            self._writes.add(self)
         self._out.append(encode(message))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what has been said, at once."""
         out, self._out = self._out, []
-        if self._transport is not None:
+        if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     def become_raw(self, output: OutputProtocol) -> None:
@@ -90,7 +142,7 @@ class FrameProtocol(asyncio.Protocol):
         """Send what is to be sent, and close."""
         if self._transport is not None:
             if self._out:
-                self._flush()
+                self.flush()
             self._transport.close()
 
 

@@ -256,13 +256,10 @@ class Executor:
 
     def _cancel(self, message: CancelTask) -> None:
         with self._lock:
-            for assignment in self._inbox:
-                if assignment.task_id == message.task_id:
-                    self._inbox.remove(assignment)
-                    break
-            else:
-                assignment = None  # type: ignore[assignment]
-        if assignment is not None:
+            waiting = [one for one in self._inbox if one.task_id == message.task_id]
+            for assignment in waiting:
+                self._inbox.remove(assignment)
+        for assignment in waiting:
             self._outcomes.cancelled(assignment, self._known[assignment.template].template)
             self.session.flush()
             return

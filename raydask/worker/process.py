@@ -69,8 +69,8 @@ def _redirect_output(folder: str, process: int) -> None:
         sock.sendall(encode(Hello(name, os.getpid(), process=process)))
         os.dup2(sock.fileno(), descriptor)
         sock.close()
-    sys.stdout = sys.__stdout__ = _text_stream(1)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _text_stream(2)  # type: ignore[misc]
+    sys.stdout = _text_stream(1)
+    sys.stderr = _text_stream(2)
 
 
 def _text_stream(descriptor: int) -> TextIO:

@@ -1,0 +1,24 @@
+"""What the global scheduler's core asks its shell to do. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from raydask.ids import NodeNumber
+
+
+class Send(NamedTuple):
+    """Send a message to a node, if it is connected."""
+
+    node: NodeNumber
+    message: object
+
+
+class Persist(NamedTuple):
+    """Have everything journaled so far in the control state before sending what follows.
+
+    What a node has been told about an actor or a name, a restarted global scheduler knows.
+    """
+
+
+Action = Send | Persist

@@ -1,0 +1,121 @@
+"""What the global scheduler knows of each node, actor and name. Pure.
+
+A record's `entry` is its document in the control state; beside it stands what only the
+living need.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, encode
+from raydask.control.tables import ActorState as ActorStateName
+from raydask.control.write_behind_state import Source
+from raydask.ids import ActorID, NodeNumber
+
+
+class Journal(Protocol):
+    """Where changes of one table are noted that the control state shall learn of."""
+
+    def put(self, identifier: Any, source: Source, /) -> None:
+        """Note that the entry has changed; its document is asked for later."""
+
+    def forget(self, identifier: Any, /) -> None:
+        """Note that the entry is no more."""
+
+    def adopt(self, identifier: Any, /) -> None:
+        """Note that the control state holds the entry already."""
+
+
+class NodeRecord:
+    """A node that is alive, or whose return is awaited.
+
+    Attributes
+    ----------
+    number : NodeNumber
+    entry : NodeEntry
+    total, available : dict of str to int
+        In steps of 1 / ``RESOURCE_UNIT``; `available` and the queue are the node's last
+        report, corrected by what has been placed there since.
+    queued : int
+    queue_seconds : float
+    lost_at : float or None
+        When the connection ended; None while there is one.
+    """
+
+    __slots__ = ("available", "entry", "lost_at", "number", "queue_seconds", "queued", "total")
+
+    def __init__(self, entry: NodeEntry, total: dict[str, int]) -> None:
+        self.number = NodeNumber(entry.number)
+        self.entry = entry
+        self.total = total
+        self.available = dict(total)
+        self.queued = 0
+        self.queue_seconds = 0.0
+        self.lost_at: float | None = None
+
+    def document(self) -> bytes:
+        """Return the entry's JSON."""
+        return encode(self.entry)
+
+
+class NameRecord:
+    """A name and the actor that has it.
+
+    Attributes
+    ----------
+    key : tuple of str
+        Namespace and name.
+    actor_id : ActorID
+    entry : NamedActorEntry
+    node : NodeNumber
+        The node on which it was claimed.
+    claimed_at : float
+    """
+
+    __slots__ = ("actor_id", "claimed_at", "entry", "key", "node")
+
+    def __init__(self, entry: NamedActorEntry, node: NodeNumber, claimed_at: float) -> None:
+        self.key = (entry.namespace, entry.name)
+        self.actor_id = ActorID(bytes.fromhex(entry.actor))
+        self.entry = entry
+        self.node = node
+        self.claimed_at = claimed_at
+
+    def document(self) -> bytes:
+        """Return the entry's JSON."""
+        return encode(self.entry)
+
+
+class ActorRecord:
+    """An actor.
+
+    Attributes
+    ----------
+    actor_id : ActorID
+    entry : ActorEntry
+    presumed_dead : bool
+        Whether it counts as dead only because its node did not come back, or came back
+        without it; the node's word will correct that.
+    state_before : ActorStateName
+    former_name : NameRecord or None
+        What it was and had before it was presumed dead.
+    """
+
+    __slots__ = ("actor_id", "entry", "former_name", "presumed_dead", "state_before")
+
+    def __init__(self, actor_id: ActorID, entry: ActorEntry) -> None:
+        self.actor_id = actor_id
+        self.entry = entry
+        self.presumed_dead = False
+        self.former_name: NameRecord | None = None
+        self.state_before: ActorStateName = entry.state
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is dead, presumed or known."""
+        return self.entry.state == "DEAD"
+
+    def document(self) -> bytes:
+        """Return the entry's JSON."""
+        return encode(self.entry)

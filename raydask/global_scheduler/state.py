@@ -1,0 +1,423 @@
+"""The global scheduler's core: nodes, actors, and what has no place yet. Pure.
+
+A node's life here::
+
+    (registers) --> connected --(connection ends)--> awaited --(5 s)--> DEAD, and forgotten
+                        ^                               |
+                        +---------(registers)-----------+
+
+After a restart every node that the control state calls ALIVE is awaited.  An awaited node is
+given nothing new, but what it alone could run waits for it and is not called infeasible.
+
+Invariants
+----------
+- A node is the authority on its actors.  That one is dead because its node is, is a
+  guess; a node that comes back with the actor corrects it.
+- What could not be placed is tried again whenever a node registers.  Requests can be
+  repeated: after a restart nodes send again whatever was not answered.
+- Of dead actors the latest `DEAD_ACTORS_KEPT` are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from raydask.control.tables import ActorEntry, NodeEntry
+from raydask.control.tables import ActorState as ActorStateName
+from raydask.global_scheduler import events
+from raydask.global_scheduler.actions import Action, Persist, Send
+from raydask.global_scheduler.names import NameTable
+from raydask.global_scheduler.policy import (
+    best_node,
+    describe_infeasible,
+    is_feasible,
+    node_for_actor,
+    note_placement,
+)
+from raydask.global_scheduler.records import ActorRecord, Journal, NameRecord, NodeRecord
+from raydask.ids import ActorID, NodeNumber, TaskID, home_of
+from raydask.task import RESOURCE_UNIT
+from raydask.wire.messages import (
+    ActorFound,
+    ActorPlaced,
+    ActorState,
+    ClusterView,
+    Infeasible,
+    Placed,
+)
+
+NODE_GRACE_SECONDS = 5.0
+VIEW_SECONDS = 0.5
+DEAD_ACTORS_KEPT = 1000
+
+_STATE_NAMES: dict[ActorState, ActorStateName] = {
+    ActorState.PENDING: "PENDING",
+    ActorState.ALIVE: "ALIVE",
+    ActorState.RESTARTING: "RESTARTING",
+    ActorState.DEAD: "DEAD",
+}
+
+
+class Journals(NamedTuple):
+    """Where the control state's tables learn what has changed."""
+
+    nodes: Journal
+    actors: Journal
+    names: Journal
+
+
+class Unplaced:
+    """A task or an actor that wants a place, and the node that asked for one."""
+
+    __slots__ = ("identifier", "is_actor", "node", "reported", "wanted")
+
+    def __init__(
+        self, node: NodeNumber, identifier: TaskID, wanted: dict[str, int], is_actor: bool
+    ) -> None:
+        self.node = node
+        self.identifier = identifier
+        self.wanted = wanted
+        self.is_actor = is_actor
+        self.reported = False
+
+
+class GlobalScheduler:
+    """The core of one cluster's global scheduler.
+
+    Parameters
+    ----------
+    journals : Journals
+    """
+
+    def __init__(self, journals: Journals) -> None:
+        self._node_journal = journals.nodes
+        self._actor_journal = journals.actors
+        self._nodes: dict[NodeNumber, NodeRecord] = {}
+        self._actors: dict[ActorID, ActorRecord] = {}
+        self._dead: dict[ActorID, ActorRecord] = {}
+        self._names = NameTable(journals.names)
+        self._unplaced: dict[TaskID, Unplaced] = {}
+        self._actions: list[Action] = []
+        self._now = 0.0
+        self._view_changed = False
+        self._viewed_at = float("-inf")
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            events.EntriesReread: self._on_reread,
+            events.NodeRegistered: self._on_registered,
+            events.LoadReported: self._on_load,
+            events.NodeLost: self._on_lost,
+            events.TasksPassedUp: self._on_passed_up,
+            events.ActorRequested: self._on_actor_requested,
+            events.ActorReported: self._on_actor_reported,
+            events.NameClaimed: self._on_name_claimed,
+            events.NameAsked: self._on_name_asked,
+            events.ClockTicked: self._on_tick,
+        }
+
+    def handle(self, event: events.Event, now: float) -> list[Action]:
+        """Take in what happened and return what is to be done, in this order.
+
+        Parameters
+        ----------
+        event : Event
+        now : float
+            Seconds since 1970.
+        """
+        self._now = now
+        self._handlers[type(event)](event)
+        if self._view_changed and not 0 <= now - self._viewed_at < VIEW_SECONDS:
+            self._view_changed = False
+            self._viewed_at = now
+            view = self._view()
+            self._actions += [Send(node.number, view) for node in self._connected()]
+        actions, self._actions = self._actions, []
+        return actions
+
+    # --- a predecessor's state --------------------------------------------------------------
+
+    def _on_reread(self, event: events.EntriesReread) -> None:
+        for entry in event.nodes:
+            if entry.state == "ALIVE":
+                total = {
+                    name: round(amount * RESOURCE_UNIT) for name, amount in entry.resources.items()
+                }
+                record = NodeRecord(entry, total)
+                record.lost_at = self._now
+                self._nodes[record.number] = record
+        for actor_entry in sorted(event.actors, key=lambda entry: entry.died):
+            actor = ActorRecord(ActorID(bytes.fromhex(actor_entry.id)), actor_entry)
+            self._actors[actor.actor_id] = actor
+            self._actor_journal.adopt(actor.actor_id)
+            if actor.is_dead:
+                self._keep_dead(actor)
+        for name_entry in event.names:
+            owner = self._actors.get(ActorID(bytes.fromhex(name_entry.actor)))
+            self._names.reread(name_entry, confirmed=owner is not None, now=self._now)
+            if owner is not None and owner.is_dead:
+                self._names.release(owner.actor_id)
+        for actor in list(self._actors.values()):
+            if not actor.is_dead and _authority(actor) not in self._nodes:
+                self._presume_dead(actor, f"its node {_authority(actor)} is dead")
+
+    # --- nodes ------------------------------------------------------------------------------
+
+    def _on_registered(self, event: events.NodeRegistered) -> None:
+        message = event.message
+        known = self._nodes.get(event.node)
+        entry = NodeEntry(
+            number=event.node,
+            state="ALIVE",
+            hostname=message.host,
+            address=message.address,
+            pid=message.pid,
+            resources={name: units / RESOURCE_UNIT for name, units in message.resources.items()},
+            labels=message.labels,
+            object_store_bytes=message.object_store_memory,
+            started=known.entry.started if known is not None else self._now,
+        )
+        node = self._nodes[event.node] = NodeRecord(entry, message.resources)
+        self._node_journal.put(node.number, node)
+        self._reconcile(node.number, set(message.actors))
+        self._view_changed = True
+        self._place(list(self._unplaced.values()))
+        self._actions.append(Send(node.number, self._view()))
+
+    def _reconcile(self, number: NodeNumber, running: set[ActorID]) -> None:
+        """Compare what is known of a node's actors with what the node says."""
+        actors = [actor for actor in self._actors.values() if _authority(actor) == number]
+        for actor in actors:
+            if actor.presumed_dead and actor.actor_id in running:
+                self._revive(actor)
+        for actor in actors:
+            if not actor.is_dead and actor.actor_id not in running:
+                self._presume_dead(actor, f"node {number} came back without it")
+
+    def _on_load(self, event: events.LoadReported) -> None:
+        node = self._nodes.get(event.node)
+        if node is None:
+            return
+        if (node.available, node.queued) != (event.available, event.queued):
+            self._view_changed = True
+        # A copy: placements are subtracted from it.
+        node.available = dict(event.available)
+        node.queued = event.queued
+        node.queue_seconds = event.queue_seconds
+
+    def _on_lost(self, event: events.NodeLost) -> None:
+        node = self._nodes.get(event.node)
+        if node is not None:
+            node.lost_at = self._now
+            self._view_changed = True
+
+    def _on_tick(self, event: events.ClockTicked) -> None:
+        self._names.lapse(self._now)
+        due = [
+            node
+            for node in self._nodes.values()
+            if node.lost_at is not None and self._now - node.lost_at >= NODE_GRACE_SECONDS
+        ]
+        for node in due:
+            self._bury(node)
+        if due:
+            # What waited for a node that is now dead may have become infeasible.
+            self._place(list(self._unplaced.values()))
+
+    def _bury(self, node: NodeRecord) -> None:
+        """Note that a node is dead, and what lived there with it."""
+        del self._nodes[node.number]
+        entry = node.entry
+        entry.state = "DEAD"
+        entry.died = self._now
+        entry.death_cause = (
+            f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
+        )
+        self._node_journal.put(node.number, node)
+        for identifier, item in list(self._unplaced.items()):
+            if item.node == node.number:
+                del self._unplaced[identifier]
+        for actor in list(self._actors.values()):
+            if not actor.is_dead and _authority(actor) == node.number:
+                self._presume_dead(actor, f"its node {node.number} is dead: {entry.death_cause}")
+        self._names.lapse(self._now, dead=(node.number,))
+
+    def _connected(self) -> list[NodeRecord]:
+        return [node for node in self._nodes.values() if node.lost_at is None]
+
+    def _view(self) -> ClusterView:
+        return ClusterView(
+            {
+                int(node.number): (node.total, dict(node.available), float(node.queued))
+                for node in self._connected()
+            }
+        )
+
+    # --- places -----------------------------------------------------------------------------
+
+    def _on_passed_up(self, event: events.TasksPassedUp) -> None:
+        items = [Unplaced(event.node, task.task_id, task.resources, False) for task in event.tasks]
+        self._unplaced.update((item.identifier, item) for item in items)
+        self._place(items)
+
+    def _place(self, items: Iterable[Unplaced]) -> None:
+        """Place what can be placed, and report what no node could run, once."""
+        connected = self._connected()
+        placed: dict[NodeNumber, list[tuple[TaskID, int]]] = {}
+        infeasible: dict[tuple[NodeNumber, frozenset[tuple[str, int]]], list[TaskID]] = {}
+        for item in items:
+            asking = self._nodes.get(item.node)
+            if asking is None or asking.lost_at is not None:
+                continue  # it could not be told now
+            if item.is_actor:
+                target = node_for_actor(connected, asking, item.wanted)
+            else:
+                target = best_node(connected, item.wanted)
+            if target is not None:
+                del self._unplaced[item.identifier]
+                note_placement(target, item.wanted)
+                if item.is_actor:
+                    self._place_actor(ActorID(item.identifier), item.node, target.number)
+                else:
+                    placed.setdefault(item.node, []).append((item.identifier, target.number))
+            elif not item.reported and not self._could_run(item.wanted):
+                item.reported = True
+                demand = frozenset(item.wanted.items())
+                infeasible.setdefault((item.node, demand), []).append(item.identifier)
+        for node, placements in placed.items():
+            self._actions.append(Send(node, Placed(placements)))
+        for (node, demand), identifiers in infeasible.items():
+            detail = describe_infeasible(self._nodes.values(), dict(demand))
+            self._actions.append(Send(node, Infeasible(identifiers, detail)))
+
+    def _could_run(self, wanted: dict[str, int]) -> bool:
+        return any(is_feasible(node, wanted) for node in self._nodes.values())
+
+    def _place_actor(self, actor_id: ActorID, asking: NodeNumber, target: NodeNumber) -> None:
+        actor = self._actors.get(actor_id)
+        if actor is not None:
+            actor.entry.node = target
+            self._actor_journal.put(actor_id, actor)
+        self._actions += [Persist(), Send(asking, ActorPlaced(actor_id, target))]
+
+    # --- actors -----------------------------------------------------------------------------
+
+    def _on_actor_requested(self, event: events.ActorRequested) -> None:
+        actor = self._known_or_new(event.actor_id, event.job)
+        if actor.presumed_dead:
+            self._revive(actor)
+        if actor.is_dead:
+            return
+        if actor.entry.state == "ALIVE":
+            place = ActorPlaced(actor.actor_id, actor.entry.node)
+            self._actions.append(Send(event.node, place))
+            return
+        entry = actor.entry
+        entry.class_name = event.class_name
+        entry.job = event.job
+        entry.max_restarts = event.max_restarts
+        entry.detached = event.detached
+        entry.node = 0
+        self._actor_journal.put(actor.actor_id, actor)
+        item = Unplaced(event.node, TaskID(event.actor_id), event.resources, True)
+        self._unplaced[item.identifier] = item
+        self._place([item])
+
+    def _on_actor_reported(self, event: events.ActorReported) -> None:
+        if event.state == ActorState.DEAD and event.actor_id not in self._actors:
+            # It failed before it asked for a place.
+            self._names.release(event.actor_id)
+            return
+        actor = self._known_or_new(event.actor_id, 0)
+        state = _STATE_NAMES[event.state]
+        if actor.presumed_dead and event.state != ActorState.DEAD:
+            self._revive(actor)
+        elif actor.is_dead and not actor.presumed_dead:
+            return
+        entry = actor.entry
+        if event.state == ActorState.ALIVE:
+            if entry.state != "ALIVE" or entry.restarts != event.restarts:
+                entry.started = self._now
+            entry.node = event.node
+        entry.restarts = event.restarts
+        entry.pid = event.pid
+        entry.death_cause = event.cause
+        if event.state == ActorState.DEAD:
+            actor.presumed_dead = False
+            actor.former_name = None
+            self._bury_actor(actor)
+            return
+        entry.state = state
+        self._actor_journal.put(actor.actor_id, actor)
+
+    def _known_or_new(self, actor_id: ActorID, job: int) -> ActorRecord:
+        actor = self._actors.get(actor_id)
+        name = self._names.confirm(actor_id, job)
+        if actor is None:
+            entry = ActorEntry(id=actor_id.hex(), class_name="", state="PENDING", job=job)
+            actor = self._actors[actor_id] = ActorRecord(actor_id, entry)
+            if name is not None:
+                entry.namespace, entry.name = name.key
+        return actor
+
+    def _presume_dead(self, actor: ActorRecord, cause: str) -> None:
+        actor.presumed_dead = True
+        actor.state_before = actor.entry.state
+        actor.entry.death_cause = cause
+        actor.former_name = self._bury_actor(actor)
+
+    def _bury_actor(self, actor: ActorRecord) -> NameRecord | None:
+        """Note that an actor is dead, and return the name it had."""
+        actor.entry.state = "DEAD"
+        actor.entry.died = self._now
+        self._unplaced.pop(TaskID(actor.actor_id), None)
+        self._actor_journal.put(actor.actor_id, actor)
+        self._keep_dead(actor)
+        return self._names.release(actor.actor_id)
+
+    def _keep_dead(self, actor: ActorRecord) -> None:
+        self._dead[actor.actor_id] = actor
+        if len(self._dead) > DEAD_ACTORS_KEPT:
+            oldest = next(iter(self._dead))
+            del self._dead[oldest]
+            del self._actors[oldest]
+            self._actor_journal.forget(oldest)
+
+    def _revive(self, actor: ActorRecord) -> None:
+        """Take back that an actor is dead."""
+        del self._dead[actor.actor_id]
+        actor.presumed_dead = False
+        actor.entry.state = actor.state_before
+        actor.entry.died = 0.0
+        actor.entry.death_cause = ""
+        name, actor.former_name = actor.former_name, None
+        if name is not None and not self._names.give_back(name):
+            actor.entry.name = actor.entry.namespace = ""
+        self._actor_journal.put(actor.actor_id, actor)
+
+    # --- names ------------------------------------------------------------------------------
+
+    def _on_name_claimed(self, event: events.NameClaimed) -> None:
+        self._names.lapse(self._now)
+        key = (event.namespace, event.name)
+        holder = self._names.claim(key, event.actor_id, event.handle, event.node, self._now)
+        if holder is None:
+            self._actions.append(Persist())
+        self._answer(event.node, event.number, holder)
+
+    def _on_name_asked(self, event: events.NameAsked) -> None:
+        self._names.lapse(self._now)
+        self._answer(event.node, event.number, self._names.find((event.namespace, event.name)))
+
+    def _answer(self, node: NodeNumber, number: int, found: NameRecord | None) -> None:
+        if found is None:
+            message = ActorFound(number, ActorID(b""), b"")
+        else:
+            message = ActorFound(number, found.actor_id, found.entry.handle)
+        self._actions.append(Send(node, message))
+
+
+def _authority(actor: ActorRecord) -> NodeNumber:
+    """Return the node that knows about the actor: where it lives, or else where it was made."""
+    if actor.entry.state == "ALIVE" or (actor.presumed_dead and actor.state_before == "ALIVE"):
+        return NodeNumber(actor.entry.node)
+    return home_of(actor.actor_id)

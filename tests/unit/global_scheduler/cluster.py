@@ -1,0 +1,149 @@
+"""A core with journals that remember, and short ways to tell it things."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decode
+from raydask.control.write_behind_state import Source
+from raydask.global_scheduler import events
+from raydask.global_scheduler.actions import Action, Persist, Send
+from raydask.global_scheduler.state import GlobalScheduler, Journals
+from raydask.ids import ActorID, IDSource, NodeNumber, ProcessNumber, TaskID
+from raydask.task import RESOURCE_UNIT
+from raydask.wire import messages as wire
+
+Message = TypeVar("Message")
+
+
+def units(**amounts: float) -> dict[str, int]:
+    """Whole resources in the wire's steps."""
+    return {name: round(amount * RESOURCE_UNIT) for name, amount in amounts.items()}
+
+
+class Rows:
+    """A journal that keeps the latest document of each entry, as the control state would."""
+
+    def __init__(self) -> None:
+        self.sources: dict[Any, Source] = {}
+        self.adopted: set[Any] = set()
+        self.forgotten: list[Any] = []
+
+    def put(self, identifier: Any, source: Source, /) -> None:
+        self.sources[identifier] = source
+
+    def forget(self, identifier: Any, /) -> None:
+        self.sources.pop(identifier, None)
+        self.forgotten.append(identifier)
+
+    def adopt(self, identifier: Any, /) -> None:
+        self.adopted.add(identifier)
+
+    def documents(self) -> list[bytes]:
+        return [source.document() for source in self.sources.values()]
+
+
+class Cluster:
+    """One core and what it has sent."""
+
+    def __init__(self) -> None:
+        self.nodes, self.actors, self.names = Rows(), Rows(), Rows()
+        self.core = GlobalScheduler(Journals(self.nodes, self.actors, self.names))
+        self.now = 1000.0
+        self.actions: list[Action] = []
+        self._sources = {
+            number: IDSource(NodeNumber(number), ProcessNumber(1)) for number in (1, 2, 3)
+        }
+
+    def new_id(self, node: int = 1) -> TaskID:
+        return self._sources[node].next_task_id()
+
+    def tell(self, event: events.Event) -> list[Action]:
+        actions = self.core.handle(event, self.now)
+        self.actions += actions
+        return actions
+
+    def sent(self, kind: type[Message], node: int | None = None) -> list[Message]:
+        """Take out what was sent of one kind, to one node or to any."""
+        found = [
+            action
+            for action in self.actions
+            if isinstance(action, Send)
+            and isinstance(action.message, kind)
+            and node in {None, action.node}
+        ]
+        self.actions = [action for action in self.actions if action not in found]
+        return [each.message for each in found if isinstance(each.message, kind)]
+
+    def join(self, number: int, actors: list[ActorID] | None = None, **amounts: float) -> None:
+        message = wire.RegisterNode(
+            number, 7, "here", "host", units(**amounts), {}, 10, actors or []
+        )
+        self.tell(events.NodeRegistered(NodeNumber(number), message))
+
+    def lose(self, number: int) -> None:
+        self.tell(events.NodeLost(NodeNumber(number)))
+
+    def beat(self, number: int, *, queued: int = 0, seconds: float = 0.0, **free: float) -> None:
+        self.tell(events.LoadReported(NodeNumber(number), units(**free), queued, seconds))
+
+    def after(self, seconds: float) -> None:
+        self.now += seconds
+        self.tell(events.ClockTicked())
+
+    def pass_up(self, node: int, count: int = 1, **wanted: float) -> list[TaskID]:
+        tasks = [wire.PassedUp(self.new_id(node), "f", units(**wanted)) for _ in range(count)]
+        self.tell(events.TasksPassedUp(NodeNumber(node), tasks))
+        return [task.task_id for task in tasks]
+
+    def create(self, node: int, actor_id: ActorID | None = None, **wanted: float) -> ActorID:
+        actor_id = actor_id or ActorID(self.new_id(node))
+        self.tell(
+            events.ActorRequested(
+                NodeNumber(node), actor_id, "Counter", units(**wanted), 2, False, 65537
+            )
+        )
+        return actor_id
+
+    def report(self, node: int, actor_id: ActorID, state: wire.ActorState, cause: str = "") -> None:
+        self.tell(events.ActorReported(NodeNumber(node), actor_id, state, 99, 0, cause))
+
+    def claim(
+        self, node: int, name: str, actor_id: ActorID, handle: bytes = b"shape"
+    ) -> wire.ActorFound:
+        self.tell(events.NameClaimed(NodeNumber(node), 5, name, "space", actor_id, handle))
+        (answer,) = self.sent(wire.ActorFound, node)
+        return answer
+
+    def find(self, name: str) -> ActorID:
+        self.tell(events.NameAsked(NodeNumber(1), 6, name, "space"))
+        (answer,) = self.sent(wire.ActorFound, 1)
+        return answer.actor_id
+
+    def actor(self, actor_id: ActorID) -> ActorEntry:
+        return decode(self.actors.sources[actor_id].document(), ActorEntry)
+
+    def node(self, number: int) -> NodeEntry:
+        return decode(self.nodes.sources[number].document(), NodeEntry)
+
+    def restarted(self) -> Cluster:
+        """A new core that has read what this one journaled."""
+        other = Cluster()
+        other.now = self.now
+        other._sources = self._sources
+        other.tell(
+            events.EntriesReread(
+                [decode(document, NodeEntry) for document in self.nodes.documents()],
+                [decode(document, ActorEntry) for document in self.actors.documents()],
+                [decode(document, NamedActorEntry) for document in self.names.documents()],
+            )
+        )
+        return other
+
+
+def kinds(actions: list[Action]) -> list[str]:
+    """What the actions are, in their order."""
+    return [
+        "Persist" if isinstance(action, Persist) else type(action.message).__name__
+        for action in actions
+    ]
