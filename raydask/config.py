@@ -39,6 +39,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         How long a worker beyond the number of CPUs stays when it has nothing to do.
     start_timeout : float
         Seconds within which a session must be up.
+    infeasible_seconds : float
+        How long a task that no node could run waits for one that can, before it fails.
     log_bytes : int
         At which size a log file is rotated; one older file is kept.
     """
@@ -52,6 +54,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     control_window: float = 1.0
     idle_worker_seconds: float = 5.0
     start_timeout: float = 30.0
+    infeasible_seconds: float = 30.0
     log_bytes: int = 10_000_000
 
 

@@ -43,6 +43,7 @@ def method(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         An option is unknown.
     """
     check_names(options, METHOD_OPTIONS, "a method")
+    method_template("", "", 1, options)  # a wrong value fails here
 
     def mark(function: Callable[..., Any]) -> Callable[..., Any]:
         setattr(function, _OPTIONS_ATTRIBUTE, options)
@@ -125,6 +126,7 @@ class ActorMethod:
     def options(self, **options: Any) -> ActorMethod:
         """Return this method with some options changed; see `method`."""
         check_names(options, METHOD_OPTIONS, "a method")
+        method_template("", "", 1, options)  # a wrong value fails here
         return ActorMethod(self._handle, self._name, {**(self._options or {}), **options})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -170,6 +172,8 @@ class ActorClass:
 
     def __init__(self, cls: type, options: dict[str, Any], find: Callable[[], Session]) -> None:
         check_names(options, ACTOR_OPTIONS, "an actor")
+        if options:
+            actor_template(_NO_FUNCTION, "", options, "", False)  # a wrong value fails here
         self._cls = cls
         self._options = options
         self._find = find
@@ -225,9 +229,7 @@ class ActorClass:
         lifetime : str
             ``"detached"``: it outlives this driver.
         """
-        changed = ActorClass(self._cls, {**self._options, **options}, self._find)
-        actor_template(_NO_FUNCTION, "", changed._options, "", False)
-        return changed
+        return ActorClass(self._cls, {**self._options, **options}, self._find)
 
     def _bind(self) -> tuple[Session, int, ActorShape]:
         if self._bound is not None and self._bound[0].lost is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
@@ -115,7 +116,19 @@ def init(
         raise
     session.supervised = supervised
     atexit.register(shutdown)
+    announce_to_dask()
     return _context(session)
+
+
+def announce_to_dask() -> None:
+    """Make ``scheduler="raydask"`` known to Dask, if Dask is loaded already.
+
+    Dask offers no way to name a scheduler before it is loaded, and raydask does not load it.
+    """
+    if "dask.base" in sys.modules:
+        from raydask.compat.dask import register_name
+
+        register_name()
 
 
 def _session_options(
@@ -434,7 +447,15 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """Return the nodes of the cluster: number, host, resources, whether alive."""
+    """Return the nodes of the cluster.
+
+    Returns
+    -------
+    list of dict
+        With the node's number, whether it is alive, its resources and what of them is
+        available, the bytes of its object store and how many are used, the number of tasks
+        and objects that it knows, and the folder of its session.
+    """
     return current_session().request("nodes", None, list[dict[str, Any]])
 
 

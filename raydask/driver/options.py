@@ -106,9 +106,12 @@ def task_template(
         An option's value makes no sense.
     """
     timeout = options.get("timeout")
+    given = options.get("name") or ""
+    if not isinstance(given, str):
+        raise UsageError(f"name must be a string, not {given!r}")
     return TaskTemplate(
         function_id,
-        str(options.get("name") or name),
+        given or name,
         TaskKind.NORMAL,
         num_returns=_count(options, "num_returns", 1, 0),
         resources=resources_of(options, 1),
@@ -165,7 +168,14 @@ def actor_template(
 def method_template(
     class_name: str, method: str, num_returns: int, options: Mapping[str, Any]
 ) -> TaskTemplate:
-    """Return the template of calls of an actor's method."""
+    """Return the template of calls of an actor's method.
+
+    Raises
+    ------
+    UsageError
+        An option's value makes no sense.
+    """
+    _count(options, "max_task_retries", 0, -1)  # for the caller: the template has no place for it
     return TaskTemplate(
         FunctionID(b""),
         f"{class_name}.{method}",

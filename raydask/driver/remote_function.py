@@ -23,6 +23,8 @@ class RemoteFunction:
         self, function: Callable[..., Any], options: dict[str, Any], find: Callable[[], Session]
     ) -> None:
         check_names(options, TASK_OPTIONS, "a remote function")
+        if options:
+            task_template(FunctionID(b""), "", options)  # a wrong value fails here
         self._function = function
         self._options = options
         self._find = find
@@ -83,7 +85,6 @@ class RemoteFunction:
         """
         changed = RemoteFunction(self._function, {**self._options, **options}, self._find)
         changed._exported = self._exported
-        task_template(FunctionID(b""), "", changed._options)  # a wrong value fails here
         return changed
 
     def _bind(self) -> Session:

@@ -22,6 +22,7 @@ from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStore, ControlStoreUnavailableError
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decode
 from raydask.control.write_behind import WriteBehind
+from raydask.errors import InternalError
 from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Action, Send
 from raydask.global_scheduler.state import GlobalScheduler, Journals
@@ -295,6 +296,8 @@ def run_global_scheduler(socket_path: str, urls: list[str], password: str, windo
     ------
     ControlStoreError
         The control state refuses to be used.  While it cannot be reached this waits.
+    InternalError
+        See `run_until_told`.
     """
     parent = os.getppid()
     store = RedisStore(urls, password=password)
@@ -326,12 +329,37 @@ def _reread_when_reachable(store: RedisStore) -> events.EntriesReread:
 
 
 async def _serve(server: GlobalSchedulerServer, path: str, parent: int) -> None:
-    told = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
     await server.start(path)
+    await run_until_told(server, parent)
+
+
+async def run_until_told(server: GlobalSchedulerServer, parent: int) -> None:
+    """Let a started server work until SIGTERM, or until `parent` is this one's parent no more.
+
+    Raises
+    ------
+    InternalError
+        On the first bug: a new process that rereads the control state is a better state to
+        go on from than this one.
+    """
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    failures: list[dict[str, Any]] = []
+
+    def on_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        failures.append(context)
+        told.set()
+
+    loop.set_exception_handler(on_failure)
+    loop.add_signal_handler(signal.SIGTERM, told.set)
     while not told.is_set() and os.getppid() == parent:
         try:
             await asyncio.wait_for(told.wait(), _PARENT_CHECK_SECONDS)
         except asyncio.TimeoutError:
             pass
     server.close()
+    if failures:
+        raise InternalError(
+            f"the global scheduler gives way to a new one: {failures[0].get('message')}; please "
+            "report this with its cause"
+        ) from failures[0].get("exception")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from raydask.local_scheduler.server import NodeServer, Peer
 
 _encode = msgspec.msgpack.encode
+_LAST_LINES_SECONDS = 0.005
 
 
 class _Document:
@@ -108,7 +110,11 @@ class RequestDesk:
         document = self._jobs.get(peer.process)
         if document is not None:
             document.entry.state = "FINISHED"
-        return True
+        # What its tasks have printed is in sockets that are read before the answer goes.
+        asyncio.get_running_loop().call_later(
+            _LAST_LINES_SECONDS, self.answer, peer.process, number, True
+        )
+        return _LATER
 
     # --- the object store -----------------------------------------------------------------
 
@@ -178,6 +184,9 @@ class RequestDesk:
                     "resources": {name: amount / 10_000 for name, amount in total.items()},
                     "available": {name: amount / 10_000 for name, amount in available.items()},
                     "object_store_memory": server.identity.arena_size if node == ours else 0,
+                    "object_store_used": server.store.used if node == ours else 0,
+                    "tasks": len(server.core.tasks) if node == ours else 0,
+                    "objects": len(server.core.objects.records) if node == ours else 0,
                     "session": server.identity.session if node == ours else "",
                 }
             )

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from raydask.config import Config
@@ -35,6 +36,7 @@ from raydask.local_scheduler.actions import (
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.requests import RequestDesk
 from raydask.local_scheduler.state import Journals, LocalScheduler
+from raydask.local_scheduler.worker_logs import WorkerLog
 from raydask.local_scheduler.worker_pool import PoolSettings
 from raydask.object_store.state import StoreState
 from raydask.version import VERSION
@@ -47,6 +49,7 @@ _FAST_TICK = 0.02
 _SLOW_TICK = 0.25
 _HEARTBEAT_SECONDS = 1.0
 _ORPHAN_SECONDS = 2.0
+_LAST_WORDS_SECONDS = 0.05
 
 
 class NodeIdentity(NamedTuple):
@@ -81,6 +84,9 @@ class Peer:
         self.task_name = ""
         self.closed = False
         self.exit_cause = ""
+        self.log: WorkerLog | None = None
+        self.outputs = 0
+        """How many of its output sockets are open."""
 
 
 class NodeServer:
@@ -114,8 +120,10 @@ class NodeServer:
                 writer.table(schema.task_key),
                 writer.table(schema.object_key),
                 writer.table(schema.function_key),
+                writer.record,
             ),
             self._address_of,
+            config.infeasible_seconds,
         )
         self.writes = PendingWrites()
         self.peers: dict[ProcessNumber, Peer] = {}
@@ -249,6 +257,8 @@ class NodeServer:
         elif hello.role in ("stdout", "stderr"):
             peer = self.peers.get(ProcessNumber(hello.process))
             if peer is not None:
+                peer.outputs += 1
+                protocol.on_lost = lambda _, error: self._output_ended(peer)
                 protocol.become_raw(OutputProtocol(peer, hello.role, self._forward_lines))
         else:
             _log.warning("a connection claims the unknown role %r", hello.role)
@@ -290,6 +300,8 @@ class NodeServer:
             )
         else:
             self._by_pid[hello.pid] = peer
+            path = Path(self.identity.session) / "logs" / f"worker-{hello.pid}.log"
+            peer.log = WorkerLog(path, self.config.log_bytes)
 
     def _refusal(self, hello: wire.Hello) -> str:
         if hello.version and hello.version != VERSION:
@@ -324,7 +336,7 @@ class NodeServer:
             self.handle(events.DriverLeft(peer.process))
             return
         if peer.exit_cause:
-            self._worker_gone(peer)
+            self._worker_ended(peer)
         elif self._loop is not None:
             # Its exit is reported in a moment; if not, it lives without a connection.
             self._loop.call_later(_ORPHAN_SECONDS, self._end_orphan, peer)
@@ -333,7 +345,26 @@ class NodeServer:
         if not peer.exit_cause and self._supervisor is not None:
             self._supervisor.send(wire.EndChild(peer.hello.pid))
 
+    def _worker_ended(self, peer: Peer) -> None:
+        """Act on the end of a worker when what it printed last has been read."""
+        if not peer.outputs:
+            self._worker_gone(peer)
+        elif self._loop is not None:
+            # Something that it started may keep them open for long.
+            self._loop.call_later(_LAST_WORDS_SECONDS, self._worker_gone, peer)
+
+    def _output_ended(self, peer: Peer) -> None:
+        peer.outputs -= 1
+        if not peer.outputs and peer.closed and peer.exit_cause:
+            self._worker_gone(peer)
+
     def _worker_gone(self, peer: Peer) -> None:
+        if self.peers.get(peer.process) is not peer:
+            return
+        if peer.log is not None:
+            peer.log.close()
+            if peer.log.last_lines:
+                peer.exit_cause += "; its last output: " + " | ".join(peer.log.last_lines)
         self._forget(peer)
         self._by_pid.pop(peer.hello.pid, None)
         if peer.control is None:
@@ -363,7 +394,7 @@ class NodeServer:
             return
         peer.exit_cause = cause
         if peer.closed:
-            self._worker_gone(peer)
+            self._worker_ended(peer)
 
     # --- what processes say ---------------------------------------------------------------
 
@@ -424,6 +455,8 @@ class NodeServer:
             self.store.abandon(peer.process, offset, size)
 
     def _forward_lines(self, peer: Peer, stream: str, lines: list[str]) -> None:
+        if peer.log is not None:
+            peer.log.write(lines)
         worker = self.core.pool.workers.get(peer.process)
         job = worker.job if worker is not None else peer.job
         name = peer.task_name

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from raydask.control.tables import EventKind, TaskEvent
+from raydask.control.write_behind_state import Source
 from raydask.errors import (
     ActorDiedError,
     InfeasibleError,
@@ -71,6 +73,9 @@ _OK = int(TaskStatus.OK)
 _CANCELLED = int(TaskStatus.CANCELLED)
 _OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED))
 _GRACE_SECONDS = 1.0
+_NOTABLE_SECONDS = 0.001
+"""Shorter tasks that succeed leave no event: they are many, and too short for a timeline."""
+_EVENT_KINDS: dict[int, EventKind] = {_OK: "FINISHED", _CANCELLED: "CANCELLED"}
 _NONE = serialize(None).to_bytes()
 
 
@@ -80,6 +85,8 @@ class Journals(NamedTuple):
     tasks: Journal
     objects: Journal
     functions: Journal
+    record: Callable[[Source], None]
+    """Takes what happened to a task, for the stream of events."""
 
 
 class LocalScheduler:
@@ -111,6 +118,7 @@ class LocalScheduler:
         self._node = node
         self._journal = journals.tasks
         self._function_journal = journals.functions
+        self._record = journals.record
         self._infeasible_seconds = infeasible_seconds
         self._outgoing = Outgoing()
         self.objects = ObjectTable(
@@ -241,6 +249,7 @@ class LocalScheduler:
 
     def _worker_died_with(self, task: TaskRecord, cause: str, charged: bool) -> None:
         task.worker = None
+        self._note(task, "RETRIED" if task.retries else "FAILED", cause)
         doom = self._doomed.pop(task.spec.task_id, None)
         name = task.template.template.name
         if doom is not None:
@@ -475,6 +484,8 @@ class LocalScheduler:
         task.finished = result.started + result.duration
         template = task.template
         status = result.status
+        if status != _OK or result.duration >= _NOTABLE_SECONDS:
+            self._note(task, _EVENT_KINDS.get(status, "FAILED"))
         if template.template.kind == TaskKind.ACTOR_CREATION:
             self._creation_ended(worker, task, result)
             return
@@ -496,6 +507,22 @@ class LocalScheduler:
                 self._seal(worker.process, value)
             self._deliver([value])
         self._close(task)
+
+    def _note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
+        self._record(
+            TaskEvent(
+                kind,
+                self._now,
+                task.spec.task_id.hex(),
+                task.template.template.name,
+                task.job,
+                self._node,
+                task.worker_pid,
+                task.attempts,
+                task.started,
+                error,
+            )
+        )
 
     def _close(self, task: TaskRecord) -> None:
         """End the holds of a task that has reached its last state."""

@@ -96,6 +96,7 @@ class Supervisor:
         RaydaskError
             Something could not be started.
         """
+        write_secret(self._folder, self._password)
         for shard in range(self._options.num_redis_shards):
             server = RedisServer(str(self._folder), shard, self._password)
             server.start()
@@ -322,6 +323,13 @@ def die_with_parent(self_pid_of_parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != self_pid_of_parent:
         os._exit(1)  # it ended before the call
+
+
+def write_secret(folder: Path, secret: str) -> None:
+    """Leave the session's secret, which is Redis' password too, where its user can read it."""
+    descriptor = os.open(folder / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(descriptor, secret.encode())
+    os.close(descriptor)
 
 
 def redirect_to_log(folder: Path, name: str) -> None:

@@ -46,9 +46,7 @@ class FrameDecoder:
         self._partial = bytearray()
         self._limit = limit
 
-    def feed(
-        self, data: bytes | bytearray | memoryview, most: int = sys.maxsize
-    ) -> list[Any]:
+    def feed(self, data: bytes | bytearray | memoryview, most: int = sys.maxsize) -> list[Any]:
         """Return the messages that `data` completes, in order; at most `most` of them.
 
         What is left over stays for the next call, or for `take_rest`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decode
-from raydask.control.write_behind_state import Source
+from raydask.control.write_behind_state import FixedDocument, Source
 from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Action, Persist, Send
 from raydask.global_scheduler.state import GlobalScheduler, Journals
@@ -26,7 +26,6 @@ class Rows:
 
     def __init__(self) -> None:
         self.sources: dict[Any, Source] = {}
-        self.adopted: set[Any] = set()
         self.forgotten: list[Any] = []
 
     def put(self, identifier: Any, source: Source, /) -> None:
@@ -37,9 +36,14 @@ class Rows:
         self.forgotten.append(identifier)
 
     def adopt(self, identifier: Any, /) -> None:
-        self.adopted.add(identifier)
+        assert identifier in self.sources, "it is not there"
 
-    def documents(self) -> list[bytes]:
+    def take_over(self, other: Rows) -> list[bytes]:
+        """Begin with what another journal holds, and return its documents."""
+        self.sources = {
+            identifier: FixedDocument(source.document())
+            for identifier, source in other.sources.items()
+        }
         return [source.document() for source in self.sources.values()]
 
 
@@ -133,9 +137,9 @@ class Cluster:
         other._sources = self._sources
         other.tell(
             events.EntriesReread(
-                [decode(document, NodeEntry) for document in self.nodes.documents()],
-                [decode(document, ActorEntry) for document in self.actors.documents()],
-                [decode(document, NamedActorEntry) for document in self.names.documents()],
+                [decode(text, NodeEntry) for text in other.nodes.take_over(self.nodes)],
+                [decode(text, ActorEntry) for text in other.actors.take_over(self.actors)],
+                [decode(text, NamedActorEntry) for text in other.names.take_over(self.names)],
             )
         )
         return other

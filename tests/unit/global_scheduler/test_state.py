@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raydask.global_scheduler.state import DEAD_ACTORS_KEPT, NODE_GRACE_SECONDS
-from raydask.ids import ActorID
+from raydask.ids import ActorID, TaskID
 from raydask.wire import messages as wire
 from raydask.wire.messages import ActorState
 from tests.unit.global_scheduler.cluster import Cluster, kinds, units
@@ -171,7 +171,7 @@ def test_an_actor_goes_where_it_can_run(cluster: Cluster) -> None:
 
 def test_an_infeasible_actor_is_reported_as_a_task_and_placed_later(cluster: Cluster) -> None:
     actor_id = cluster.create(1, CPU=16)
-    assert cluster.sent(wire.Infeasible, 1)[0].task_ids == [actor_id]
+    assert cluster.sent(wire.Infeasible, 1)[0].task_ids == [TaskID(actor_id)]
 
     cluster.join(3, CPU=16)
     assert cluster.sent(wire.ActorPlaced, 1)[0].node == 3
@@ -310,7 +310,7 @@ def test_questions_can_be_asked_again_after_a_restart(cluster: Cluster) -> None:
     other = cluster.restarted()
     other.join(1, [actor_id], CPU=4)
     other.create(1, actor_id, CPU=16)
-    assert other.sent(wire.Infeasible, 1)[0].task_ids == [actor_id]
+    assert other.sent(wire.Infeasible, 1)[0].task_ids == [TaskID(actor_id)]
 
     other.join(3, CPU=16)
     assert other.sent(wire.ActorPlaced, 1) == [wire.ActorPlaced(actor_id, 3)]

@@ -1,0 +1,60 @@
+"""A node's end of its connection to a global scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TypeVar
+
+from raydask.ids import ActorID
+from raydask.wire import messages as wire
+from raydask.wire.framing import FrameDecoder, encode
+from tests.unit.global_scheduler.cluster import units
+
+Message = TypeVar("Message")
+
+DEADLINE = 20.0
+
+
+class Node:
+    """A node's end of a connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._decoder = FrameDecoder()
+        self._came: list[object] = []
+
+    @classmethod
+    async def join(cls, path: Path, number: int = 1, actors: list[ActorID] | None = None) -> Node:
+        node = cls(*await asyncio.open_unix_connection(path))
+        node.send(wire.RegisterNode(number, 7, "here", "host", units(CPU=4), {}, 10, actors or []))
+        await node.receive(wire.ClusterView)
+        return node
+
+    def send(self, *messages: object) -> None:
+        self._writer.write(b"".join(encode(message) for message in messages))
+
+    async def receive(self, kind: type[Message]) -> Message:
+        """The next message of this kind; others are dropped."""
+        while True:
+            while self._came:
+                message = self._came.pop(0)
+                if isinstance(message, kind):
+                    return message
+            data = await asyncio.wait_for(self._reader.read(65536), DEADLINE)
+            assert data, "the connection has ended"
+            self._came += self._decoder.feed(data)
+
+    async def ended(self) -> None:
+        while await asyncio.wait_for(self._reader.read(65536), DEADLINE):
+            pass
+        await self.close()
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+def create_actor(actor_id: ActorID) -> wire.CreateActor:
+    return wire.CreateActor(1, actor_id, "Counter", units(CPU=1), "counter", "space", 0, False, 1)
