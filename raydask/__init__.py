@@ -6,6 +6,7 @@ Two doors: the native API below, and Dask (``dask.compute(x, scheduler=raydask.g
 from __future__ import annotations
 
 from raydask import errors
+from raydask.driver import api as _api
 from raydask.driver.actor import ActorClass, ActorHandle, method
 from raydask.driver.api import (
     available_resources,
@@ -56,3 +57,6 @@ __all__ = [
     "shutdown",
     "wait",
 ]
+
+# The one thing that importing does: it gives a Dask that is loaded already one more name.
+_api.announce_to_dask()

@@ -40,7 +40,7 @@ class RuntimeContext:
     def __init__(self, session: Session, task: RunningTask | None) -> None:
         welcome = session.welcome
         self.node_id = welcome.node
-        self.job_id = welcome.job
+        self.job_id = session.job
         self.namespace = session.namespace
         self.session_folder = welcome.session
         self.worker_pid = os.getpid()

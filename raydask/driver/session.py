@@ -100,6 +100,7 @@ class Session:
     ) -> None:
         self.welcome = welcome
         self.namespace = namespace
+        self.job = welcome.job
         self.depth = 0
         self.parent = TaskID(b"")
         self.workplace: Workplace | None = None

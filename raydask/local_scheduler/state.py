@@ -22,28 +22,26 @@ from raydask.control.tables import EventKind, TaskEvent
 from raydask.control.write_behind_state import Source
 from raydask.errors import (
     ActorDiedError,
-    InfeasibleError,
     TaskCancelledError,
-    TaskTimeoutError,
     WorkerCrashedError,
 )
-from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID, creation_object, return_id
+from raydask.ids import ObjectID, ProcessNumber, TaskID, creation_object, return_id
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
     EndProcess,
     SealStored,
     Send,
-    SendControl,
-    SendGlobal,
 )
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.functions import FunctionTable
+from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.objects import Journal, ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
+from raydask.local_scheduler.passing_up import PassedUpTasks
 from raydask.local_scheduler.policy import Pipeline, Resources, order_key
 from raydask.local_scheduler.records import (
     ActorRecord,
-    FunctionRecord,
     TaskRecord,
     TaskState,
     TemplateRecord,
@@ -54,12 +52,9 @@ from raydask.serialization import serialize, serialize_error
 from raydask.task import TaskKind, TaskSpec
 from raydask.wire.messages import (
     ActorState,
-    CancelTask,
     JobSettings,
     Notice,
     ObjectValue,
-    PassedUp,
-    PassUp,
     Progress,
     TaskResult,
     TaskStatus,
@@ -72,7 +67,6 @@ _INLINE = int(ValueKind.INLINE)
 _OK = int(TaskStatus.OK)
 _CANCELLED = int(TaskStatus.CANCELLED)
 _OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED))
-_GRACE_SECONDS = 1.0
 _NOTABLE_SECONDS = 0.001
 """Shorter tasks that succeed leave no event: they are many, and too short for a timeline."""
 _EVENT_KINDS: dict[int, EventKind] = {_OK: "FINISHED", _CANCELLED: "CANCELLED"}
@@ -117,9 +111,7 @@ class LocalScheduler:
     ) -> None:
         self._node = node
         self._journal = journals.tasks
-        self._function_journal = journals.functions
         self._record = journals.record
-        self._infeasible_seconds = infeasible_seconds
         self._outgoing = Outgoing()
         self.objects = ObjectTable(
             self._outgoing, journals.objects, self._forget_task, self._value_came_to
@@ -133,8 +125,10 @@ class LocalScheduler:
         self._template_count = 0
         self._sequence = 0
         self._jobs: dict[ProcessNumber, int] = {}
-        self._passed_up: dict[TaskID, tuple[TaskRecord, float]] = {}
-        self._doomed: dict[TaskID, bytes] = {}
+        self._functions = FunctionTable(self.objects, journals.functions)
+        self.pool.functions = self._functions.records
+        self._passed_up = PassedUpTasks(node, self._outgoing, infeasible_seconds)
+        self._interruptions = Interruptions(self.pool, self._outgoing)
         self._now = 0.0
         self._handlers: dict[type, Callable[[Any], None]] = {
             events.DriverJoined: self._on_driver_joined,
@@ -222,7 +216,8 @@ class LocalScheduler:
         self._leave(event.process)
         if not any(actor.creation.job == job for actor in kept):
             self.pool.forget_job(job)
-        self._forget_functions(job)
+        if not any(actor.creation.job == job for actor in self.actors.records.values()):
+            self._functions.forget_job(job)
 
     def _on_worker_left(self, event: events.WorkerLeft) -> None:
         worker = self.pool.workers.get(event.process)
@@ -250,7 +245,7 @@ class LocalScheduler:
     def _worker_died_with(self, task: TaskRecord, cause: str, charged: bool) -> None:
         task.worker = None
         self._note(task, "RETRIED" if task.retries else "FAILED", cause)
-        doom = self._doomed.pop(task.spec.task_id, None)
+        doom = self._interruptions.take_doom(task.spec.task_id)
         name = task.template.template.name
         if doom is not None:
             self._fail(task, doom, TaskState.CANCELLED)
@@ -336,67 +331,34 @@ class LocalScheduler:
 
     def _inputs_are_here(self, task: TaskRecord) -> None:
         is_creation = task.template.template.kind == TaskKind.ACTOR_CREATION
-        if not task.template.feasible:
-            deadline = self._now + self._infeasible_seconds
-            self._passed_up[task.spec.task_id] = (task, deadline)
         if is_creation:
+            if not task.template.feasible:
+                self._passed_up.wait_for_place(task, self._now)
             self.actors.ask_for_place(task)
         elif task.template.feasible:
             self.pool.ready(task)
         else:
-            self._pass_up(task)
-
-    def _pass_up(self, task: TaskRecord) -> None:
-        template = task.template.template
-        passed = PassedUp(task.spec.task_id, template.name, template.resources)
-        self._outgoing.actions.append(SendGlobal(PassUp(self._node, [passed])))
+            self._passed_up.pass_up(task, self._now)
 
     def _on_placed(self, event: events.TasksPlaced) -> None:
         for task_id, _ in event.placements:
-            entry = self._passed_up.pop(task_id, None)
-            if entry is not None and entry[0].state == TaskState.WAITING:
-                self.pool.ready(entry[0])
+            task = self._passed_up.take(task_id)
+            if task is not None and task.state == TaskState.WAITING:
+                self.pool.ready(task)
 
     def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
-        told = set()
         for task_id in event.task_ids:
-            entry = self._passed_up.get(task_id)
-            if entry is None:
+            task = self._passed_up.find(task_id)
+            if task is None:
                 continue
-            driver = self._driver_of(entry[0].job)
-            if driver is not None and driver not in told:
-                told.add(driver)
-                text = (
-                    f"no node can run {entry[0].template.template.name!r}: {event.detail}. It "
-                    f"fails after {self._infeasible_seconds:g} s unless a node that can joins"
-                )
-                self._outgoing.actions.append(Send(driver, Notice(text)))
-
-    def _driver_of(self, job: int) -> ProcessNumber | None:
-        return next((process for process, number in self._jobs.items() if number == job), None)
+            for process, job in self._jobs.items():
+                if job == task.job:
+                    notice = Notice(self._passed_up.notice(task, event.detail))
+                    self._outgoing.actions.append(Send(process, notice))
 
     def _on_exported(self, event: events.FunctionExported) -> None:
-        function = self.pool.functions.get(event.function_id)
-        if function is None:
-            function = FunctionRecord(event.code, event.name, event.nested)
-            self.pool.functions[event.function_id] = function
-            for object_id in event.nested:
-                self.objects.hold(object_id)
-            self._function_journal.put(event.function_id, function)
-        function.jobs.add(self._job_of(event.process))
-
-    def _forget_functions(self, job: int) -> None:
-        if any(actor.creation.job == job for actor in self.actors.records.values()):
-            return
-        gone: list[FunctionID] = []
-        for function_id, function in self.pool.functions.items():
-            function.jobs.discard(job)
-            if not function.jobs:
-                gone.append(function_id)
-        for function_id in gone:
-            for object_id in self.pool.functions.pop(function_id).nested:
-                self.objects.drop(object_id)
-            self._function_journal.forget(function_id)
+        job = self._job_of(event.process)
+        self._functions.export(event.function_id, event.code, event.name, event.nested, job)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -603,52 +565,19 @@ class LocalScheduler:
         return list(found.values())
 
     def _cancel_all(self, tasks: Iterable[TaskRecord], error: bytes, force: bool = False) -> None:
-        queued = {task for task in tasks if task.state == TaskState.READY}
-        self.pool.withdraw(queued)
+        self.pool.withdraw({task for task in tasks if task.state == TaskState.READY})
         for task in tasks:
             if task.state in (TaskState.READY, TaskState.WAITING):
-                self._passed_up.pop(task.spec.task_id, None)
+                self._passed_up.take(task.spec.task_id)
                 self._fail(task, error, TaskState.CANCELLED)
             elif task.state == TaskState.ASSIGNED:
-                self._interrupt(task, "cancelled", error if force else None)
-
-    def _interrupt(self, task: TaskRecord, reason: str, doom: bytes | None) -> None:
-        worker = task.worker
-        if worker is None:
-            return
-        if doom is not None:
-            self._doomed[task.spec.task_id] = doom
-            self.pool.kill(worker, f"task {task.template.template.name!r} was {reason}")
-        else:
-            message = CancelTask(task.spec.task_id, reason)
-            self._outgoing.actions.append(SendControl(worker.process, message))
+                self._interruptions.interrupt(task, "cancelled", error if force else None)
 
     def _on_tick(self, event: events.ClockTicked) -> None:
-        for task in self.pool.tick(self._now):
-            limit = task.template.template.timeout or 0.0
-            if self._now <= task.deadline + _GRACE_SECONDS and task.error != "timeout":
-                task.error = "timeout"
-                self._interrupt(task, "timeout", None)
-            elif self._now > task.deadline + _GRACE_SECONDS:
-                error = TaskTimeoutError(
-                    f"task {task.template.template.name!r} ran longer than its timeout of "
-                    f"{limit:g} s and did not react to the interrupt; its worker was ended"
-                )
-                self._interrupt(task, "ended after its timeout", serialize_error(error))
+        self._interruptions.act_on_overdue(self.pool.tick(self._now), self._now)
         self.actors.tick(self._now)
-        for task, deadline in list(self._passed_up.values()):
-            if self._now > deadline:
-                self._give_up(task)
-
-    def _give_up(self, task: TaskRecord) -> None:
-        del self._passed_up[task.spec.task_id]
-        template = task.template.template
-        wanted = {name: amount / 10_000 for name, amount in template.resources.items()}
-        error = InfeasibleError(
-            f"no node could run task {template.name!r}, which asks for {wanted}; ask for less, "
-            "or start a node that has it"
-        )
-        self._fail(task, serialize_error(error))
+        for task, error in self._passed_up.take_overdue(self._now):
+            self._fail(task, error)
 
     # --- actors ---------------------------------------------------------------------------
 
@@ -673,7 +602,7 @@ class LocalScheduler:
         self._deliver([value])
 
     def _on_actor_placed(self, event: events.ActorWasPlaced) -> None:
-        self._passed_up.pop(TaskID(event.actor_id), None)
+        self._passed_up.take(TaskID(event.actor_id))
         self.actors.placed(event.actor_id)
 
     def _on_followed(self, event: events.ActorFollowed) -> None:

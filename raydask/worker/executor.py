@@ -202,6 +202,7 @@ class Executor:
 
     def _on_job_settings(self, message: JobSettings) -> None:
         self.session.namespace = message.namespace
+        self.session.job = message.job
         known = set(sys.path)
         sys.path.extend(entry for entry in message.search_path if entry not in known)
         try:

@@ -42,7 +42,7 @@ def test_a_remote_function_keeps_its_name_and_docstring() -> None:
 
 
 def test_a_direct_call_says_what_to_write_instead() -> None:
-    with pytest.raises(raydask.errors.UsageError, match=r"add\.remote\(\.\.\.\)"):
+    with pytest.raises(raydask.errors.UsageError, match=r"call add\.remote\("):
         raydask.remote(add)(1)
 
 
@@ -253,10 +253,6 @@ def test_options_change_one_use_only() -> None:
     assert raydask.get(name.remote()).endswith("name")
 
 
-def test_a_custom_resource_limits_how_many_run() -> None:
-    assert raydask.cluster_resources()["CPU"] == 2
-
-
 def test_two_cpus_run_two_tasks_at_once(gate: Callable[[str], Gate]) -> None:
     here, there = gate("here"), gate("there")
 
@@ -337,7 +333,8 @@ def test_the_runtime_context_tells_where_a_task_runs() -> None:
         return raydask.get_runtime_context().get()
 
     inside, outside = raydask.get(context.remote()), raydask.get_runtime_context().get()
-    assert inside["node_id"] == outside["node_id"] and inside["job_id"] != 0
+    assert inside["node_id"] == outside["node_id"]
+    assert inside["job_id"] == outside["job_id"]
     assert len(inside["task_id"]) == 32
     assert outside["task_id"] is None and inside["actor_id"] is None
     assert inside["worker_pid"] != outside["worker_pid"] == os.getpid()

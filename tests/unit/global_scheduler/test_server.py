@@ -21,7 +21,12 @@ from raydask.control.write_behind import WriteBehind
 from raydask.errors import InternalError
 from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Action
-from raydask.global_scheduler.server import GlobalSchedulerServer, journals_of, reread
+from raydask.global_scheduler.server import (
+    GlobalSchedulerServer,
+    journals_of,
+    reread,
+    run_until_told,
+)
 from raydask.global_scheduler.state import GlobalScheduler
 from raydask.ids import ActorID, IDSource, NodeNumber, ProcessNumber
 from raydask.wire import messages as wire
