@@ -171,14 +171,23 @@ def _instance_of_cause(cause: BaseException) -> TaskError | None:
             (TaskError, kind),
             {"__module__": kind.__module__, "__qualname__": kind.__qualname__},
         )
-        error = both.__new__(both, *cause.args)
-        # Built-in exceptions keep their fields outside __dict__; their own __init__ sets
-        # them.  A user's __init__ may want other arguments, so it is not called.
+        # Built-in exceptions keep fields outside __dict__ and args, such as a file's name;
+        # their own reduction has them, and their own __init__ and attributes set them.  A
+        # user's __init__ may want other arguments, so it is not called.
         builtin = next(base for base in kind.__mro__ if base.__module__ == "builtins")
-        builtin.__init__(error, *cause.args)  # type: ignore[misc]
+        reduced: tuple[Any, ...] = builtin.__reduce__(cause)  # type: ignore[assignment]
+        # The interpreter takes only the __new__ of the base that gives the object its shape.
+        shape: Any = both.__base__
+        while shape.__module__ != "builtins":
+            shape = shape.__base__
+        error: TaskError = shape.__new__(both, *reduced[1])
+        builtin.__init__(error, *reduced[1])  # type: ignore[misc]
         error.__dict__.update(cause.__dict__)
+        for name, value in (reduced[2] if len(reduced) > 2 else {}).items():
+            if name not in cause.__dict__:
+                setattr(error, name, value)
         error.args = cause.args
         str(error)
     except Exception:  # a class may do anything in its constructors
         return None
-    return error  # type: ignore[no-any-return]
+    return error

@@ -17,7 +17,7 @@ from raydask.driver.object_ref import ObjectRef
 from raydask.driver.remote_function import RemoteFunction
 from raydask.driver.session import Session, current_session, find_session, install_session
 from raydask.errors import ClusterUnavailableError, UsageError
-from raydask.ids import ActorID, task_of
+from raydask.ids import ActorID, is_put, task_of
 from raydask.task import RESOURCE_UNIT
 
 _ABSENT: Any = object()
@@ -403,6 +403,8 @@ def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> No
     """
     if not isinstance(ref, ObjectRef):
         raise UsageError(f"cancel() takes an ObjectRef, not {type(ref).__name__}")
+    if is_put(ref._id):
+        raise UsageError("cancel() was given the ref of a put value, which is not a task's return")
     session = current_session()
     if session.actors.cancel(task_of(ref._id)):
         return

@@ -44,6 +44,8 @@ class Outbox:
         Gives the parts of the object store that this process got and will not use.
     arm : callable
         Called when something stays behind that must go within a millisecond.
+    clock : callable
+        Gives seconds that never go back.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Outbox:
         references: ReferenceTable,
         take_retired: Callable[[], list[tuple[int, int]]],
         arm: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection = connection
         self._references = references
         self._take_retired = take_retired
         self._arm = arm
+        self._clock = clock
         self._lock = threading.RLock()
         self._entries: list[object] = []
         self._submit: Submit | None = None
@@ -138,7 +142,7 @@ class Outbox:
             self._entries = []
             self._close_batches()
             self._count = 0
-            self._flushed_at = time.monotonic()
+            self._flushed_at = self._clock()
             if len(entries) == 1:
                 self._connection.send(encode(entries[0]))
             else:
@@ -148,7 +152,7 @@ class Outbox:
     @property
     def age(self) -> float:
         """Seconds since the last flush."""
-        return time.monotonic() - self._flushed_at
+        return self._clock() - self._flushed_at
 
     def _close_batches(self) -> None:
         self._submit = None
@@ -157,7 +161,7 @@ class Outbox:
 
     def _added(self) -> None:
         self._count += 1
-        if self._count >= BATCH_SIZE or time.monotonic() - self._flushed_at > BATCH_SECONDS:
+        if self._count >= BATCH_SIZE or self._clock() - self._flushed_at > BATCH_SECONDS:
             self.flush()
         elif self._count == 1:
             self._arm()

@@ -13,7 +13,7 @@ from raydask.actor.recovery import after_death, check_transition
 from raydask.ids import ActorID, ProcessNumber
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.outgoing import Outgoing
-from raydask.local_scheduler.records import ActorRecord, TaskRecord, WorkerRecord
+from raydask.local_scheduler.records import ActorRecord, TaskRecord, TaskState, WorkerRecord
 from raydask.local_scheduler.worker_pool import WorkerPool
 from raydask.wire.messages import ActorChanged, ActorLocated, ActorState, CreateActor
 
@@ -75,8 +75,11 @@ class ActorTable:
     def placed(self, actor_id: ActorID) -> None:
         """Queue the creation: the actor shall live here."""
         actor = self.records.get(actor_id)
-        if actor is not None and actor.state != ActorState.DEAD and actor.worker is None:
-            self._pool.ready(actor.creation)
+        if actor is None or actor.state == ActorState.DEAD or actor.worker is not None:
+            return
+        creation = actor.creation
+        if creation.state != TaskState.READY and creation.worker is None:
+            self._pool.ready(creation)
 
     def created(self, actor: ActorRecord, worker: WorkerRecord) -> None:
         """Note that ``__init__`` has returned in this worker."""

@@ -29,7 +29,23 @@ class Interruptions:
         self._outgoing = outgoing
         self._doomed: dict[TaskID, bytes] = {}
 
-    def interrupt(self, task: TaskRecord, reason: str, doom: bytes | None) -> None:
+    def doom(self, task: TaskRecord, error: bytes) -> None:
+        """See that the task does not run again; `error` is what becomes of it instead.
+
+        A word may come too late: the worker may have given the task back, or die of something
+        else, or the function may fail in a way that its options retry.
+        """
+        self._doomed[task.spec.task_id] = error
+
+    def doom_of(self, task: TaskRecord) -> bytes | None:
+        """Return the serialized error of a task that shall not run again."""
+        return self._doomed.get(task.spec.task_id)
+
+    def forget(self, task: TaskRecord) -> None:
+        """Forget a task that has ended."""
+        self._doomed.pop(task.spec.task_id, None)
+
+    def interrupt(self, task: TaskRecord, reason: str, *, force: bool) -> None:
         """Interrupt a task that a worker has.
 
         Parameters
@@ -37,23 +53,17 @@ class Interruptions:
         task : TaskRecord
         reason : str
             ``"cancelled"`` or ``"timeout"``.
-        doom : bytes or None
-            None: by word.  Otherwise the worker is ended, and this serialized error is what
-            becomes of the task.
+        force : bool
+            Whether to end the worker, which may be running another task, rather than to ask.
         """
         worker = task.worker
         if worker is None:
             return
-        if doom is not None:
-            self._doomed[task.spec.task_id] = doom
+        if force:
             self._pool.kill(worker, f"task {task.template.template.name!r} was ended: {reason}")
         else:
             message = CancelTask(task.spec.task_id, reason)
             self._outgoing.actions.append(SendControl(worker.process, message))
-
-    def take_doom(self, task_id: TaskID) -> bytes | None:
-        """Return the error of a task whose worker was ended because of it."""
-        return self._doomed.pop(task_id, None)
 
     def act_on_overdue(self, tasks: list[TaskRecord], now: float) -> None:
         """Interrupt tasks that run longer than they may, and end those that do not react."""
@@ -65,7 +75,8 @@ class Interruptions:
                     f"{template.timeout:g} s and did not react to the interrupt; its worker was "
                     "ended"
                 )
-                self.interrupt(task, _TIMED_OUT, serialize_error(error))
+                self.doom(task, serialize_error(error))
+                self.interrupt(task, _TIMED_OUT, force=True)
             elif task.error != _TIMED_OUT:
                 task.error = _TIMED_OUT
-                self.interrupt(task, _TIMED_OUT, None)
+                self.interrupt(task, _TIMED_OUT, force=False)

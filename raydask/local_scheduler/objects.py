@@ -134,20 +134,28 @@ class ObjectTable:
             self._free(record)
 
     def _free(self, record: ObjectRecord) -> None:
-        value = record.value
-        object_id = record.object_id
-        del self.records[object_id]
-        self._journal.forget(object_id)
-        if value is not None:
-            if value.kind == _STORED:
-                self._outgoing.actions.append(FreeStored(object_id))
-            for nested in value.nested:
-                self.drop(nested)
-        task = record.task
-        if task is not None:
-            task.live -= 1
-            if not task.live:
-                self._on_task_forgotten(task)
+        # A loop, because objects can be nested deeper than functions can.
+        unheld = [record]
+        while unheld:
+            record = unheld.pop()
+            value = record.value
+            object_id = record.object_id
+            del self.records[object_id]
+            self._journal.forget(object_id)
+            if value is not None:
+                if value.kind == _STORED:
+                    self._outgoing.actions.append(FreeStored(object_id))
+                for nested in value.nested:
+                    inner = self.records.get(nested)
+                    if inner is not None:
+                        inner.count -= 1
+                        if not inner.count and inner.value is not None:
+                            unheld.append(inner)
+            task = record.task
+            if task is not None:
+                task.live -= 1
+                if not task.live:
+                    self._on_task_forgotten(task)
 
     # --- values ---------------------------------------------------------------------------
 

@@ -21,7 +21,9 @@ from collections.abc import Mapping
 from heapq import heappop, heappush
 
 from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerRecord
+from raydask.task import RESOURCE_UNIT
 
+_GPU = "GPU"
 _SEQUENCE_BITS = 40
 _DEPTH_RANGE = 4096
 
@@ -135,19 +137,32 @@ class Resources:
 
     CPUs may be free in negative numbers: workers that come out of a blocking ``get`` go on at
     once, and nothing new starts until the account is settled.
+
+    GPUs are also counted device by device: whole ones are given to one worker alone, and a
+    fraction shares one device with others, the fullest that has the room.
+
+    Parameters
+    ----------
+    total : dict of str to int
+        In steps of 1 / ``RESOURCE_UNIT``.
+    gpus : list of int
+        The devices; where there are none, GPUs are only counted.
     """
 
-    __slots__ = ("_gpus", "available", "total")
+    __slots__ = ("_devices", "available", "total")
 
     def __init__(self, total: dict[str, int], gpus: list[int]) -> None:
         self.total = dict(total)
         self.available = dict(total)
-        self._gpus = list(gpus)
+        self._devices = dict.fromkeys(gpus, RESOURCE_UNIT)
 
     def feasible(self, wanted: Mapping[str, int]) -> bool:
         """Say whether the node could ever give this."""
         total = self.total
-        return all(total.get(name, 0) >= amount for name, amount in wanted.items())
+        if not all(total.get(name, 0) >= amount for name, amount in wanted.items()):
+            return False
+        empty = dict.fromkeys(self._devices, RESOURCE_UNIT)
+        return not empty or _choose_gpus(empty, wanted.get(_GPU, 0)) is not None
 
     def fits(self, wanted: Mapping[str, int]) -> bool:
         """Say whether the node can give this now."""
@@ -160,6 +175,15 @@ class Resources:
         for name, amount in wanted.items():
             if amount:
                 limit = min(limit, max(available.get(name, 0), 0) // amount)
+        gpus = wanted.get(_GPU)
+        if gpus and self._devices:
+            free = dict(self._devices)
+            for times in range(limit):
+                chosen = _choose_gpus(free, gpus)
+                if chosen is None:
+                    return times
+                for device, share in chosen:
+                    free[device] -= share
         return limit
 
     def allocate(self, wanted: Mapping[str, int]) -> None:
@@ -174,14 +198,32 @@ class Resources:
         for name, amount in given.items():
             available[name] = available.get(name, 0) + amount
 
-    def take_gpus(self, amount: float) -> list[int]:
-        """Return the devices for so many GPUs; a fraction shares the last device."""
-        count = int(amount) or (1 if amount else 0)
-        taken, self._gpus = self._gpus[:count], self._gpus[count:]
-        if amount < 1 and taken:
-            self._gpus.append(taken[0])
-        return taken
+    def take_gpus(self, amount: int) -> list[int]:
+        """Return the devices for so much GPU; a fraction is a share of the last one."""
+        chosen = _choose_gpus(self._devices, amount) or []
+        for device, share in chosen:
+            self._devices[device] -= share
+        return [device for device, _ in chosen]
 
-    def return_gpus(self, gpus: list[int]) -> None:
-        """Take devices back."""
-        self._gpus.extend(gpu for gpu in gpus if gpu not in self._gpus)
+    def return_gpus(self, gpus: list[int], amount: int) -> None:
+        """Take devices back that `take_gpus` gave for this amount."""
+        for device in gpus:
+            share = min(amount, RESOURCE_UNIT)
+            self._devices[device] += share
+            amount -= share
+
+
+def _choose_gpus(free: Mapping[int, int], amount: int) -> list[tuple[int, int]] | None:
+    """Return (device, share) for so much GPU, whole devices first; None if it does not fit."""
+    count, part = divmod(amount, RESOURCE_UNIT)
+    shared = None
+    if part:
+        roomy = [device for device in free if free[device] >= part]
+        if not roomy:
+            return None
+        shared = min(roomy, key=free.__getitem__)
+    whole = [device for device in free if free[device] == RESOURCE_UNIT and device != shared]
+    if len(whole) < count:
+        return None
+    chosen = [(device, RESOURCE_UNIT) for device in whole[:count]]
+    return chosen if shared is None else [*chosen, (shared, part)]

@@ -31,6 +31,7 @@ from raydask.wire.messages import (
 )
 
 _CPU = "CPU"
+_GPU = "GPU"
 _FRESH = 0
 
 
@@ -134,6 +135,8 @@ class WorkerPool:
     def forget_job(self, job: int) -> None:
         """Drop a job's queues and settings."""
         self.job_settings.pop(job, None)
+        if not self._idle.get(job, True):
+            del self._idle[job]
         for shape in [shape for shape in self._queues if shape[0] == job]:
             del self._queues[shape]
 
@@ -142,6 +145,7 @@ class WorkerPool:
         if not worker.dying:
             worker.dying = why
             self._idle.get(worker.job, {}).pop(worker.process, None)
+            self._withhold(worker)
             self._outgoing.actions.append(KillWorker(worker.process))
 
     # --- ready tasks ----------------------------------------------------------------------
@@ -205,7 +209,7 @@ class WorkerPool:
                 continue
             worker.shape = shape
             queue.workers[worker.process] = worker
-        if room:
+        if room and queue.job in self.job_settings:
             self._start(room - self._starting)
         if not for_actors and queue.workers and queue:
             self._share_out(queue, now)
@@ -240,8 +244,8 @@ class WorkerPool:
     def _allocate(self, worker: WorkerRecord, queue: ReadyQueue) -> None:
         self.resources.allocate(queue.resources)
         worker.allocation = queue.resources
-        if "GPU" in queue.resources:
-            worker.gpus = self.resources.take_gpus(queue.resources["GPU"] / 10_000)
+        if _GPU in queue.resources:
+            worker.gpus = self.resources.take_gpus(queue.resources["GPU"])
 
     def _assign(self, worker: WorkerRecord, tasks: list[TaskRecord], now: float) -> None:
         templates: list[NewTemplate] = []
@@ -323,33 +327,47 @@ class WorkerPool:
             self._idle.setdefault(worker.job, {})[worker.process] = worker
 
     def _free(self, worker: WorkerRecord) -> None:
-        if worker.shape is not None:
-            queue = self._queues.get(worker.shape)
-            if queue is not None:
-                queue.workers.pop(worker.process, None)
-            worker.shape = None
+        self._withhold(worker)
+        worker.shape = None
         allocation = worker.allocation
         if allocation is not None:
+            if worker.gpus:
+                self.resources.return_gpus(worker.gpus, allocation[_GPU])
+                worker.gpus = []
             if worker.blocked_on is None:
                 self.resources.free(allocation)
             else:
                 self.resources.free({k: v for k, v in allocation.items() if k != _CPU})
             worker.allocation = None
         worker.blocked_on = None
-        if worker.gpus:
-            self.resources.return_gpus(worker.gpus)
-            worker.gpus = []
 
-    def take_back(self, worker: WorkerRecord, task_ids: list[TaskID]) -> None:
-        """Make tasks ready again that the worker gives back, not begun."""
+    def _withhold(self, worker: WorkerRecord) -> None:
+        """Give the worker nothing more of the queue that it serves."""
+        if worker.shape is not None:
+            queue = self._queues.get(worker.shape)
+            if queue is not None:
+                queue.workers.pop(worker.process, None)
+
+    def take_back(
+        self, worker: WorkerRecord, task_ids: list[TaskID], now: float
+    ) -> list[TaskRecord]:
+        """Take tasks from a worker that gives them back, not begun; return them."""
+        taken = []
         for task_id in task_ids:
             task = worker.queue.pop(task_id, None)
             if task is None:
                 continue
             worker.load -= task.cost
-            task.attempts -= 1
-            task.worker = None
-            self.ready(task)
+            if task.deadline:
+                self._timed.pop(task_id, None)
+            if task.state == TaskState.ASSIGNED:
+                task.attempts -= 1
+                task.worker = None
+                taken.append(task)
+        if taken and not worker.queue and worker.actor_id is None:
+            # What it ran has been reported on the other socket meanwhile.
+            self.make_idle(worker, now)
+        return taken
 
     # --- blocking -------------------------------------------------------------------------
 
@@ -357,8 +375,7 @@ class WorkerPool:
         """Note that the worker's main thread waits for these; its CPUs are free meanwhile."""
         if worker.blocked_on is None:
             self._give_cpus(worker, worker.allocation)
-            if worker.shape is not None and worker.shape in self._queues:
-                self._queues[worker.shape].workers.pop(worker.process, None)
+            self._withhold(worker)
         worker.blocked_on = object_ids
 
     def unblock(self, worker: WorkerRecord, now: float) -> None:
@@ -369,7 +386,7 @@ class WorkerPool:
         worker.progress = now
         if worker.allocation is not None and _CPU in worker.allocation:
             self.resources.allocate({_CPU: worker.allocation[_CPU]})
-        if worker.shape is not None and worker.shape in self._queues:
+        if worker.shape in self._queues and not worker.dying:
             self._queues[worker.shape].workers[worker.process] = worker
 
     def _give_cpus(self, worker: WorkerRecord, allocation: dict[str, int] | None) -> None:

@@ -181,6 +181,7 @@ class ActorHost:
                 self._calls.remove(call)
                 template, _ = call.caller.templates[call.assignment.template]
                 self._fail(call, template, TaskCancelledError("the call was cancelled"))
+                self._flush()  # the main thread may be waiting for the next call
                 return
         task = self._coroutines.get(task_id)
         if task is not None and self._loop is not None:

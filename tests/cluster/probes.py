@@ -108,6 +108,7 @@ class Driver:
             text=True,
             bufsize=1,
             env={**os.environ, **environment},
+            cwd=Path(__file__).parents[2],
         )
         self._pending = ""
 

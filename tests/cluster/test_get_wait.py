@@ -9,6 +9,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -309,21 +310,24 @@ def test_a_thread_with_a_timeout_does_not_disturb_one_without(blocked: Any) -> N
         assert patient.result(5) == "released"
 
 
-def test_ctrl_c_ends_a_get_and_leaves_the_session_usable() -> None:
+def test_ctrl_c_ends_a_get_and_leaves_the_session_usable(tmp_path: Path) -> None:
     code, out, err = run_driver(
         """
-        import os, signal, threading, time
+        import os, pathlib, signal, threading
         import raydask
+        from tests.cluster.probes import Gate
 
         raydask.init(num_cpus=1)
-        ref = raydask.remote(time.sleep).remote(1)
-        raydask.get(raydask.remote(int).options(num_cpus=0).remote())
+        gate = Gate(pathlib.Path(os.environ["GATE"]))
+        ref = raydask.remote(gate.wait).remote()
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             raydask.get(ref)
         except KeyboardInterrupt:
+            gate.open()
             print("interrupted", raydask.get(ref), raydask.get(raydask.put(5)))
         raydask.shutdown()
-        """
+        """,
+        GATE=str(tmp_path),
     )
     assert (code, out, err) == (0, "interrupted None 5\n", "")

@@ -73,16 +73,16 @@ def test_delayed_with_containers_keywords_attributes_and_several_outputs() -> No
 def test_several_collections_at_once() -> None:
     found = dask.compute(
         delayed(increment)(1),
+        [delayed(max)([1, 5])],
         {"s": array().sum(), "n": 3},
-        [frame().value.max()],
         scheduler=raydask.get,
     )
-    one, mapping, maxima = found
+    one, maxima, mapping = found
 
     assert one == 2
     assert mapping["n"] == 3
     np.testing.assert_allclose(mapping["s"], array().sum().compute(scheduler="sync"))
-    assert maxima == [table().value.max()]
+    assert maxima == [5]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Running the engine's pure cores without processes, sockets or waiting."""
