@@ -175,7 +175,7 @@ def _instance_of_cause(cause: BaseException) -> TaskError | None:
         # their own reduction has them, and their own __init__ and attributes set them.  A
         # user's __init__ may want other arguments, so it is not called.
         builtin = next(base for base in kind.__mro__ if base.__module__ == "builtins")
-        reduced: tuple[Any, ...] = builtin.__reduce__(cause)  # type: ignore[assignment]
+        reduced: tuple[Any, ...] = vars(builtin).get("__reduce__", BaseException.__reduce__)(cause)
         # The interpreter takes only the __new__ of the base that gives the object its shape.
         shape: Any = both.__base__
         while shape.__module__ != "builtins":

@@ -22,7 +22,10 @@ class SendControl(NamedTuple):
 
 
 class SendGlobal(NamedTuple):
-    """Send a message to the global scheduler."""
+    """Send a message to the global scheduler, if there is one.
+
+    Nothing is kept for one to come: whatever it did not answer is said again then.
+    """
 
     message: object
 

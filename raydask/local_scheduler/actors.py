@@ -44,6 +44,7 @@ class ActorTable:
         self._outgoing = outgoing
         self._address_of = address_of
         self.records: dict[ActorID, ActorRecord] = {}
+        self._unplaced: set[ActorID] = set()
         self._early: dict[ActorID, tuple[float, set[ProcessNumber]]] = {}
 
     def create(self, creation: TaskRecord) -> None:
@@ -51,11 +52,14 @@ class ActorTable:
         actor_id = ActorID(creation.spec.task_id)
         actor = self.records[actor_id] = ActorRecord(actor_id, creation)
         _, actor.followers = self._early.pop(actor_id, (0.0, set()))
+        # Its inputs may be long in coming; the name that it has claimed is wanted.
+        self._report(actor)
 
     def ask_for_place(self, creation: TaskRecord) -> None:
         """Ask the global scheduler where the actor shall live."""
         options = creation.template.template.actor
         assert options is not None
+        self._unplaced.add(ActorID(creation.spec.task_id))
         self._outgoing.actions.append(
             SendGlobal(
                 CreateActor(
@@ -75,6 +79,7 @@ class ActorTable:
     def placed(self, actor_id: ActorID) -> None:
         """Queue the creation: the actor shall live here."""
         actor = self.records.get(actor_id)
+        self._unplaced.discard(actor_id)
         if actor is None or actor.state == ActorState.DEAD or actor.worker is not None:
             return
         creation = actor.creation
@@ -158,16 +163,34 @@ class ActorTable:
             actor.address = ""
         for process in actor.followers:
             self._tell(actor, process)
+        if state == ActorState.DEAD:
+            self._unplaced.discard(actor.actor_id)
+        self._report(actor)
+
+    def report_all(self) -> None:
+        """Tell a global scheduler that has just come what it may not know."""
+        for actor in self.records.values():
+            if actor.state != ActorState.DEAD:
+                self._report(actor)
+            if actor.actor_id in self._unplaced:
+                self.ask_for_place(actor.creation)
+
+    @property
+    def living(self) -> list[ActorID]:
+        """The actors that are not dead."""
+        return [actor.actor_id for actor in self.records.values() if actor.state != ActorState.DEAD]
+
+    def _report(self, actor: ActorRecord) -> None:
         worker = actor.worker
         self._outgoing.actions.append(
             SendGlobal(
                 ActorChanged(
                     actor.actor_id,
-                    state,
+                    actor.state,
                     self._node,
                     worker.pid if worker is not None else 0,
                     actor.incarnation,
-                    cause,
+                    actor.cause,
                 )
             )
         )

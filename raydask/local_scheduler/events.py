@@ -178,6 +178,10 @@ class TasksPlaced(NamedTuple):
     placements: list[tuple[TaskID, int]]
 
 
+class GlobalSchedulerCame(NamedTuple):
+    """There is a global scheduler, the first or another, and it knows this node."""
+
+
 class ClockTicked(NamedTuple):
     """Some time has passed."""
 
@@ -205,5 +209,6 @@ Event = (
     | ActorWasPlaced
     | TasksFoundInfeasible
     | TasksPlaced
+    | GlobalSchedulerCame
     | ClockTicked
 )

@@ -13,7 +13,7 @@ from raydask.local_scheduler.actions import SendGlobal
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import TaskRecord
 from raydask.serialization import serialize_error
-from raydask.task import RESOURCE_UNIT
+from raydask.task import RESOURCE_UNIT, TaskKind
 from raydask.wire.messages import PassedUp, PassUp
 
 
@@ -41,6 +41,18 @@ class PassedUpTasks:
     def pass_up(self, task: TaskRecord, now: float) -> None:
         """Ask the global scheduler for a place."""
         self.wait_for_place(task, now)
+        self._ask(task)
+
+    def ask_again(self) -> None:
+        """Ask for all that wait: what an earlier global scheduler was told may be lost.
+
+        Actors ask for themselves.
+        """
+        for task, _ in self._waiting.values():
+            if task.template.template.kind == TaskKind.NORMAL:
+                self._ask(task)
+
+    def _ask(self, task: TaskRecord) -> None:
         template = task.template.template
         passed = PassedUp(task.spec.task_id, template.name, template.resources)
         self._outgoing.actions.append(SendGlobal(PassUp(self._node, [passed])))

@@ -45,7 +45,7 @@ class RequestDesk:
     def __init__(self, server: NodeServer) -> None:
         self._server = server
         self._numbers = 0
-        self._asked: dict[int, tuple[ProcessNumber, int]] = {}
+        self._asked: dict[int, tuple[ProcessNumber, int, object]] = {}
         self._jobs: dict[ProcessNumber, _Document] = {}
         self._view: dict[int, tuple[dict[str, int], dict[str, int], float]] = {}
         self._operations: dict[str, Callable[[Peer, int, bytes], object]] = {
@@ -144,19 +144,24 @@ class RequestDesk:
         name, namespace, actor_id, handle = msgspec.msgpack.decode(
             payload, type=tuple[str, str, bytes, bytes]
         )
-        ours = self._ask(peer, number)
-        self._server.send_global(wire.ClaimName(ours, name, namespace, ActorID(actor_id), handle))
-        return _LATER
+        claim = wire.ClaimName(0, name, namespace, ActorID(actor_id), handle)
+        return self._ask(peer, number, claim)
 
     def _get_actor(self, peer: Peer, number: int, payload: bytes) -> object:
         name, namespace = msgspec.msgpack.decode(payload, type=tuple[str, str])
-        self._server.send_global(wire.FindActor(self._ask(peer, number), name, namespace))
+        return self._ask(peer, number, wire.FindActor(0, name, namespace))
+
+    def _ask(self, peer: Peer, number: int, message: wire.ClaimName | wire.FindActor) -> object:
+        self._numbers += 1
+        message.number = self._numbers
+        self._asked[self._numbers] = (peer.process, number, message)
+        self._server.send_global(message)
         return _LATER
 
-    def _ask(self, peer: Peer, number: int) -> int:
-        self._numbers += 1
-        self._asked[self._numbers] = (peer.process, number)
-        return self._numbers
+    def ask_again(self) -> None:
+        """Ask a global scheduler that has just come what another has not answered."""
+        for _, _, message in self._asked.values():
+            self._server.send_global(message)
 
     # --- the cluster ----------------------------------------------------------------------
 
@@ -165,7 +170,8 @@ class RequestDesk:
         if isinstance(message, wire.ActorFound):
             asked = self._asked.pop(message.number, None)
             if asked is not None:
-                self.answer(*asked, (message.actor_id, message.handle))
+                process, number, _ = asked
+                self.answer(process, number, (message.actor_id, message.handle))
         elif isinstance(message, wire.ClusterView):
             self._view = message.nodes
 

@@ -133,7 +133,6 @@ class NodeServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._supervisor: FrameProtocol | None = None
         self._global: FrameProtocol | None = None
-        self._unsent_global: list[object] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._heartbeat_at = 0.0
         self.desk = RequestDesk(self)
@@ -193,15 +192,14 @@ class NodeServer:
                 self.core.pool.resources.total,
                 {},
                 self.identity.arena_size,
-                list(self.core.actors.records),
+                self.core.actors.living,
             )
         )
-        unsent, self._unsent_global = self._unsent_global, []
-        for message in unsent:
-            protocol.send(message)
+        self.handle(events.GlobalSchedulerCame())
+        self.desk.ask_again()
 
     def lost_global(self) -> None:
-        """Keep what is for the global scheduler until there is one again."""
+        """Do without a global scheduler until there is one again."""
         self._global = None
 
     def handle(self, event: events.Event) -> None:
@@ -482,9 +480,7 @@ class NodeServer:
             peer.control.send(action.message)
 
     def _do_send_global(self, action: SendGlobal) -> None:
-        if self._global is None:
-            self._unsent_global.append(action.message)
-        else:
+        if self._global is not None:
             self._global.send(action.message)
 
     def _do_start_workers(self, action: StartWorkers) -> None:
@@ -536,7 +532,7 @@ class NodeServer:
     # --- the global scheduler ---------------------------------------------------------------
 
     def send_global(self, message: object) -> None:
-        """Send a message to the global scheduler, now or when there is one."""
+        """Send a message to the global scheduler, if there is one."""
         self._do_send_global(SendGlobal(message))
 
     def _on_global_message(self, protocol: FrameProtocol, message: Any) -> None:

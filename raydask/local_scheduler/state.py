@@ -134,6 +134,7 @@ class LocalScheduler:
             events.ActorWasPlaced: self._on_actor_placed,
             events.TasksFoundInfeasible: self._on_infeasible,
             events.TasksPlaced: self._on_placed,
+            events.GlobalSchedulerCame: self._on_global_scheduler,
             events.ClockTicked: self._on_tick,
         }
 
@@ -253,6 +254,10 @@ class LocalScheduler:
             task = self._passed_up.take(task_id)
             if task is not None and task.state == TaskState.WAITING:
                 self.pool.ready(task)
+
+    def _on_global_scheduler(self, event: events.GlobalSchedulerCame) -> None:
+        self._passed_up.ask_again()
+        self.actors.report_all()
 
     def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
         for task_id in event.task_ids:

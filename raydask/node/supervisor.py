@@ -56,6 +56,8 @@ from raydask.wire.framing import FrameDecoder, encode
 from raydask.wire.messages import ChildExited, EndChild, ForkWorkers, NodeReady
 
 _PARENT_CHECK_SECONDS = 1.0
+_GLOBAL_PAUSE_SECONDS = 0.5
+"""Between two starts of a global scheduler, so that one that cannot run does not spin."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -76,6 +78,7 @@ class Supervisor:
         self._workers: set[int] = set()
         self._node = 0
         self._global = 0
+        self._global_forked = self._global_due = 0.0
         self._node_socket: socket.socket | None = None
         self._decoder = FrameDecoder()
         self._selector = selectors.DefaultSelector()
@@ -124,6 +127,7 @@ class Supervisor:
                 self._options.config.control_window,
             )
 
+        self._global_forked = time.monotonic()
         self._global = self._fork(run, "global-scheduler")
 
     def _fork_node(self) -> None:
@@ -202,11 +206,21 @@ class Supervisor:
         self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._on_lifeline)
         self._reap()
         while not self._reason:
-            for key, _ in self._selector.select(_PARENT_CHECK_SECONDS):
+            for key, _ in self._selector.select(self._patience()):
                 key.data(key.fileobj)
+            if self._global_is_due():
+                self._fork_global()
             if os.getppid() != self._parent:
                 # A fork of the driver may hold the other end of the lifeline open.
                 self._reason = "the driver is gone"
+
+    def _global_is_due(self) -> bool:
+        return not self._global and not self._reason and time.monotonic() >= self._global_due
+
+    def _patience(self) -> float:
+        if self._global:
+            return _PARENT_CHECK_SECONDS
+        return min(_PARENT_CHECK_SECONDS, max(0.0, self._global_due - time.monotonic()))
 
     def _on_terminate(self, number: int, frame: object) -> None:
         self._reason = "it was told to end"
@@ -264,8 +278,9 @@ class Supervisor:
                 self._reason = self._reason or "the node process has ended; see logs/node.log"
             elif pid == self._global:
                 self._global = 0
-                if not self._reason:
-                    self._fork_global()
+                self._global_due = max(
+                    time.monotonic(), self._global_forked + _GLOBAL_PAUSE_SECONDS
+                )
             else:
                 self._restart_redis(pid)
 
