@@ -26,9 +26,9 @@ from __future__ import annotations
 
 import pickle
 import struct
-import threading
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from raydask.errors import RaydaskError, TaskError, task_error
@@ -44,7 +44,7 @@ _HEADER = struct.Struct("<B3xIQ")
 _ENTRY = struct.Struct("<QQ")
 _ATOMS = frozenset((type(None), bool, int, float))
 
-_nesting = threading.local()
+_nested: ContextVar[list[ObjectID] | None] = ContextVar("raydask_nested", default=None)
 
 
 class Serialized:
@@ -126,7 +126,7 @@ def _copy(target: memoryview, source: memoryview) -> None:
 
 def note_nested(object_id: ObjectID) -> None:
     """Note, while a value is pickled in this thread, that it contains this object's ref."""
-    nested = getattr(_nesting, "ids", None)
+    nested = _nested.get()
     if nested is not None:
         nested.append(object_id)
 
@@ -144,11 +144,10 @@ def serialize(value: object) -> Serialized:
         return Serialized(pickle.dumps(value, 5), [], [])
     if kind is bytes and len(value) >= _RAW_BYTES_LIMIT:  # type: ignore[arg-type]
         return Serialized(value, [], [], _BYTES_MARK)  # type: ignore[arg-type]
-    outer = getattr(_nesting, "ids", None)
+    buffers: list[pickle.PickleBuffer] = []
+    nested: list[ObjectID] = []
+    token = _nested.set(nested)
     try:
-        buffers: list[pickle.PickleBuffer] = []
-        nested: list[ObjectID] = []
-        _nesting.ids = nested
         try:
             pickled = pickle.dumps(value, 5, buffer_callback=buffers.append)
             portable = b"__main__" not in pickled
@@ -156,10 +155,10 @@ def serialize(value: object) -> Serialized:
             portable = False
         if not portable:
             buffers = []
-            _nesting.ids = nested = []
+            nested.clear()
             pickled = _cloudpickle(value, buffers.append)
     finally:
-        _nesting.ids = outer
+        _nested.reset(token)
     return Serialized(pickled, _raw_views(buffers), nested)
 
 
@@ -181,15 +180,14 @@ def _raw_views(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
 
 def dumps_code(value: object) -> tuple[bytes, list[ObjectID]]:
     """Return a function or class pickled for export, and the refs that it closes over."""
-    outer = getattr(_nesting, "ids", None)
     nested: list[ObjectID] = []
-    _nesting.ids = nested
+    token = _nested.set(nested)
     try:
         import cloudpickle
 
         return cloudpickle.dumps(value, protocol=5), nested
     finally:
-        _nesting.ids = outer
+        _nested.reset(token)
 
 
 def deserialize(data: bytes | memoryview) -> Any:

@@ -136,7 +136,12 @@ class NodeServer:
         self._ticker: asyncio.TimerHandle | None = None
         self._heartbeat_at = 0.0
         self.desk = RequestDesk(self)
-        self._do: dict[type, Callable[[Any], None]] = {
+        self._do = self._action_table()
+        self._on = self._message_table()
+
+    def _action_table(self) -> dict[type, Callable[[Any], None]]:
+        """Return what carries out each action."""
+        return {
             Send: self._do_send,
             SendControl: self._do_send_control,
             SendGlobal: self._do_send_global,
@@ -146,7 +151,10 @@ class NodeServer:
             FreeStored: self._do_free,
             EndProcess: self._do_end_process,
         }
-        self._on: dict[type, Callable[[Peer, Any], None]] = {
+
+    def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:
+        """Return what handles each message of a process."""
+        return {
             wire.Submit: self._on_submit,
             wire.Get: self._on_get,
             wire.Watch: self._on_watch,

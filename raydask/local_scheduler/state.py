@@ -111,7 +111,11 @@ class LocalScheduler:
         )
         self.tasks = self._work.records
         self._now = 0.0
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        self._handlers = self._table()
+
+    def _table(self) -> dict[type, Callable[[Any], None]]:
+        """Return what handles each event."""
+        return {
             events.DriverJoined: self._on_driver_joined,
             events.DriverLeft: self._on_driver_left,
             events.WorkerJoined: self._on_worker_joined,
