@@ -174,14 +174,14 @@ def _instance_of_cause(cause: BaseException) -> TaskError | None:
         # Built-in exceptions keep fields outside __dict__ and args, such as a file's name;
         # their own reduction has them, and their own __init__ and attributes set them.  A
         # user's __init__ may want other arguments, so it is not called.
-        builtin = next(base for base in kind.__mro__ if base.__module__ == "builtins")
-        reduced: tuple[Any, ...] = vars(builtin).get("__reduce__", BaseException.__reduce__)(cause)
+        builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+        reduced: tuple[Any, ...] = builtin.__reduce__(cause)
         # The interpreter takes only the __new__ of the base that gives the object its shape.
         shape: Any = both.__base__
         while shape.__module__ != "builtins":
             shape = shape.__base__
         error: TaskError = shape.__new__(both, *reduced[1])
-        builtin.__init__(error, *reduced[1])  # type: ignore[misc]
+        builtin.__init__(error, *reduced[1])
         error.__dict__.update(cause.__dict__)
         for name, value in (reduced[2] if len(reduced) > 2 else {}).items():
             if name not in cause.__dict__:

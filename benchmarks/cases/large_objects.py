@@ -37,7 +37,8 @@ class PutGet(Case[HoldsObjects]):
     """128 MB into the store and back, beside a plain copy of as many bytes in this process.
 
     The cold put is the first one after the start; warm ones (median of 7) follow when the one
-    before has been let go. The plain copy is warm too: its target was written before.
+    before has been let go. The plain copies, one before each put, are warm too: their target has
+    been written before.
     """
 
     name = "put-get"
@@ -53,22 +54,16 @@ class PutGet(Case[HoldsObjects]):
     starts_contender = True
 
     def measure(self, contender: HoldsObjects) -> Round:
-        import numpy
-
         array = make_array(self.scaled(16_000_000, 1_000_000))
+        target = array.copy()
         contender.prepare()
         contender.start()
         try:
             contender.call(noop, 0)
-            puts, gets, answer = self._put_and_get(contender, array)
+            turns = [self._turn(contender, array, target) for _ in range(_REPEATS + 1)]
         finally:
             contender.stop()
-        target = numpy.empty_like(array)
-        copies = []
-        for _ in range(_REPEATS + 1):
-            with Stopwatch() as watch:
-                numpy.copyto(target, array)
-            copies.append(watch.seconds * 1e3)
+        puts, gets, copies, answers = zip(*turns, strict=True)
         warm, copy = statistics.median(puts[1:]), statistics.median(copies[1:])
         return Round(
             {
@@ -78,27 +73,27 @@ class PutGet(Case[HoldsObjects]):
                 "put / copy speed": copy / warm * 100,
                 "get": statistics.median(gets[1:]),
             },
-            answer,
+            list(answers),
         )
 
     @staticmethod
-    def _put_and_get(
-        contender: HoldsObjects, array: numpy.ndarray
-    ) -> tuple[list[float], list[float], float]:
-        puts, gets = [], []
-        answer = 0.0
-        for _ in range(_REPEATS + 1):
-            with Stopwatch() as watch:
-                handle = contender.put(array)
-            puts.append(watch.seconds * 1e3)
-            with Stopwatch() as watch:
-                fetched = contender.get(handle)
-            gets.append(watch.seconds * 1e3)
-            answer = float(fetched[-1])
-            del handle, fetched
-            # A round trip behind the release, so that the release has been served.
-            contender.call(noop, 0)
-        return puts, gets, answer
+    def _turn(
+        contender: HoldsObjects, array: numpy.ndarray, target: numpy.ndarray
+    ) -> tuple[float, float, float, float]:
+        """Put, get and copy once, in milliseconds; the last value is the last element got."""
+        import numpy
+
+        with Stopwatch() as copying:
+            numpy.copyto(target, array)
+        with Stopwatch() as putting:
+            handle = contender.put(array)
+        with Stopwatch() as getting:
+            fetched = contender.get(handle)
+        last = float(fetched[-1])
+        del handle, fetched
+        # A round trip behind the release, so that it has been served before the next put.
+        contender.call(noop, 0)
+        return putting.seconds * 1e3, getting.seconds * 1e3, copying.seconds * 1e3, last
 
 
 class PassAlong(Case[HoldsObjects]):

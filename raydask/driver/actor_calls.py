@@ -286,15 +286,15 @@ class ActorCaller:
 
     def _connect(self, route: _Route, message: ActorLocated) -> None:
         self._disconnect(route)
+        try:
+            connection = connect_unix(message.address)
+        except OSError:
+            return  # it has died since; the node will say what becomes of it
         self._fail(
             route.queue.process_died(),
             "its process was restarted while the call was under way; "
             "give the actor max_task_retries to have such calls sent again",
         )
-        try:
-            connection = connect_unix(message.address)
-        except OSError:
-            return  # it has died since; the node will say what becomes of it
         route.connection = connection
         route.incarnation = message.incarnation
         route.known = set()

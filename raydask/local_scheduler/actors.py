@@ -105,6 +105,7 @@ class ActorTable:
     def worker_died(self, actor: ActorRecord, cause: str, on_purpose: bool) -> bool:
         """Act on the death of the actor's process; say whether the actor is dead now."""
         actor.worker = None
+        actor.creation.worker = None
         if actor.state == ActorState.DEAD:
             return True
         verdict = after_death(actor.state, actor.restarts_left, on_purpose)

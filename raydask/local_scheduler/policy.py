@@ -17,7 +17,7 @@ there is less than a full pipeline for everybody, it is shared out evenly.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 
 from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerRecord
@@ -61,6 +61,9 @@ class ReadyQueue:
 
     def __len__(self) -> int:
         return len(self._run) + len(self._heap)
+
+    def __iter__(self) -> Iterator[TaskRecord]:
+        return (task for _, task in (*self._run, *self._heap))
 
     def push(self, task: TaskRecord) -> None:
         """Add a task."""

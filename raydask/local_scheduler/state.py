@@ -183,10 +183,16 @@ class LocalScheduler:
         job = self._jobs.pop(event.process, None)
         if job is None:
             return
-        kept = [actor for actor in self.actors.records.values() if actor.detached]
+        self._end_job(job)
+        self._leave(event.process)
+
+    def _end_job(self, job: int) -> None:
+        """End a job's tasks, workers and actors, but not its detached actors."""
+        actors = list(self.actors.records.values())
+        kept = [actor for actor in actors if actor.detached and actor.state != ActorState.DEAD]
         kept_tasks = {actor.creation for actor in kept}
-        kept_workers = {actor.worker for actor in kept}
-        for actor in list(self.actors.records.values()):
+        kept_workers = {actor.worker or actor.creation.worker for actor in kept}
+        for actor in actors:
             if actor.creation.job == job and actor.creation not in kept_tasks:
                 self._work.end_actor(actor, "its driver has ended")
         error = serialize_error(TaskCancelledError("the driver of the task has ended"))
@@ -199,15 +205,14 @@ class LocalScheduler:
         for worker in self.pool.workers.values():
             if worker.job == job and worker not in kept_workers:
                 self.pool.kill(worker, "its driver has ended")
-        self._leave(event.process)
         if not any(actor.creation.job == job for actor in kept):
             self.pool.forget_job(job)
-        if not any(actor.creation.job == job for actor in self.actors.records.values()):
             self._functions.forget_job(job)
 
     def _on_worker_left(self, event: events.WorkerLeft) -> None:
         worker = self.pool.workers.get(event.process)
         if worker is None:
+            self.pool.failed_to_start(1)  # it had said hello, and was not yet up
             return
         cause = worker.dying or event.cause
         tasks = self.pool.leave(worker)
@@ -248,6 +253,11 @@ class LocalScheduler:
                 self._outgoing.actions.append(EndProcess(process, reason))
                 return
             self._work.submit(spec, known, process, job)
+        if job not in self.pool.job_settings:
+            # Sent by a worker that was told to end with its driver and has not ended yet.
+            late = [self.tasks[spec.task_id] for spec in event.specs if spec.task_id in self.tasks]
+            error = serialize_error(TaskCancelledError("the driver of the task has ended"))
+            self._work.cancel_all(late, error)
 
     def _job_of(self, process: ProcessNumber) -> int:
         worker = self.pool.workers.get(process)
@@ -275,7 +285,8 @@ class LocalScheduler:
 
     def _on_exported(self, event: events.FunctionExported) -> None:
         job = self._job_of(event.process)
-        self._functions.export(event.function_id, event.code, event.name, event.nested, job)
+        if job in self.pool.job_settings:
+            self._functions.export(event.function_id, event.code, event.name, event.nested, job)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -364,6 +375,12 @@ class LocalScheduler:
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._interruptions.act_on_overdue(self.pool.tick(self._now), self._now)
         self.actors.tick(self._now)
+        if len(self.pool.job_settings) > len(self._jobs):
+            # Jobs without a driver live as long as their detached actors.
+            actors = self.actors.records.values()
+            alive = {actor.creation.job for actor in actors if actor.state != ActorState.DEAD}
+            for job in self.pool.job_settings.keys() - self._jobs.values() - alive:
+                self._end_job(job)
         for task, error in self._passed_up.take_overdue(self._now):
             self._work.fail(task, error)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from raydask.control.tables import EventKind, TaskEvent
 from raydask.control.write_behind_state import Source
 from raydask.errors import ActorDiedError, WorkerCrashedError
-from raydask.ids import ProcessNumber, TaskID, creation_object, return_id
+from raydask.ids import ProcessNumber, TaskID, return_id
 from raydask.local_scheduler.actions import SealStored, Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.interruption import Interruptions
@@ -206,11 +206,13 @@ class TaskTable:
             return
         else:
             task.state = TaskState.CANCELLED if status == _CANCELLED else TaskState.FAILED
-            task.error = "see the object's value"
+            task.error = result.error
+        task.live += 1  # so that it is not forgotten before it is closed
         for value in result.values:
             if value.kind == _STORED:
                 self.seal(worker.process, value)
             self.deliver([value])
+        task.live -= 1
         self._close(task)
 
     def _note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
@@ -235,11 +237,16 @@ class TaskTable:
         spec = task.spec
         objects = self._objects
         self._interruptions.forget(task)
+        self._passed_up.take(spec.task_id)
+        # Before the holds end: the last of them may be what keeps the entry.
+        self._journal.put(spec.task_id, task)
         for object_id in spec.dependencies:
             objects.drop(object_id)
         for object_id in spec.borrowed:
             objects.drop(object_id)
-        self._journal.put(spec.task_id, task)
+        actor = task.template.template.actor
+        if actor is not None and actor.detached:
+            objects.drop(return_id(spec.task_id, 0))
         if task.template.template.observed:
             step = 1 if task.state == TaskState.FINISHED else 2
             progress = Progress([(spec.task_id, step)])
@@ -345,7 +352,6 @@ class TaskTable:
         self._pool.withdraw({task for task in tasks if task.state == TaskState.READY})
         for task in tasks:
             if task.state in (TaskState.READY, TaskState.WAITING):
-                self._passed_up.take(task.spec.task_id)
                 self.fail(task, error, TaskState.CANCELLED)
             elif task.state == TaskState.ASSIGNED:
                 self._interruptions.doom(task, error)
@@ -362,7 +368,7 @@ class TaskTable:
             self._pool.kill(worker, "its actor has ended")
             return
         if result.status != _OK:
-            cause = "its __init__ raised; get the first call's ref, or see the log, for the error"
+            cause = f"its __init__ raised {result.error}"
             actor.worker = worker
             self._actors.failed(actor, cause)
             self.fail(task, result.values[0].data)
@@ -375,6 +381,8 @@ class TaskTable:
 
     def end_actor(self, actor: ActorRecord, cause: str) -> None:
         """End an actor for good."""
+        if actor.state == ActorState.DEAD:
+            return
         self._actors.failed(actor, cause)
         self.actor_is_dead(actor)
 
@@ -384,9 +392,9 @@ class TaskTable:
         if task.state == TaskState.READY:
             self._pool.withdraw({task})
         if task.state in OPEN:
+            if task.worker is not None:
+                self._pool.kill(task.worker, actor.cause)
             error = ActorDiedError(f"the actor died before it was created: {actor.cause}")
             self.fail(task, serialize_error(error))
         else:
             self._close(task)
-        if actor.detached:
-            self._objects.drop(creation_object(actor.actor_id))

@@ -172,6 +172,14 @@ class WorkerPool:
         """How many tasks are ready and have no worker."""
         return sum(len(queue) for queue in self._queues.values())
 
+    def queued_tasks(self) -> list[TaskRecord]:
+        """Return the tasks that are ready and have no worker."""
+        return [task for queue in self._queues.values() for task in queue]
+
+    def is_idle(self, worker: WorkerRecord) -> bool:
+        """Say whether the worker can be given anything."""
+        return worker.process in self._idle.get(worker.job, ())
+
     @property
     def queued_seconds(self) -> float:
         """Estimated work of the ready tasks; unknown ones count for nothing."""

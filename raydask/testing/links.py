@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from raydask.testing.clock import VirtualClock
@@ -45,7 +46,7 @@ class Link:
         self.arrived_at = max(self.arrived_at, self._clock.now + delay)
         for message in self._decoder.feed(data):
             self.under_way += 1
-            self._clock.at(self.arrived_at, lambda message=message: self._arrive(message))
+            self._clock.at(self.arrived_at, partial(self._arrive, message))
 
     def send_message(self, message: object) -> None:
         """Send one message."""

@@ -36,7 +36,7 @@ class Wait(NamedTuple):
     """Wait until so many of the objects exist; the program gets the set of those ids."""
 
     refs: Sequence[ObjectRef]
-    count: int
+    number: int
     timeout: float | None = None
 
 

@@ -224,6 +224,8 @@ class TaskResult(msgspec.Struct, array_like=True, gc=False):
         Seconds.
     retryable : bool
         Whether the function failed with an exception that its options retry.
+    error : str
+        What it raised, in a line, for the control state and for actors that could not be made.
     """
 
     task_id: TaskID
@@ -232,6 +234,7 @@ class TaskResult(msgspec.Struct, array_like=True, gc=False):
     started: float
     duration: float
     retryable: bool = False
+    error: str = ""
 
 
 class Results(msgspec.Struct, array_like=True):

@@ -36,7 +36,7 @@ from raydask.wire.messages import (
     TaskResult,
     TaskStatus,
 )
-from raydask.worker.outcome import Outcomes, load_code
+from raydask.worker.outcome import Outcomes, in_a_line, load_code
 
 _LONG_SECONDS = 0.001
 _BATCH_SECONDS = 0.001
@@ -132,6 +132,7 @@ class Executor:
         started = time.time()
         begun = time.perf_counter()
         values = args = kwargs = value = None
+        reason = ""
         try:
             read = session.codec.read
             writable = template.writable
@@ -155,13 +156,16 @@ class Executor:
             self._running = None
             values = args = kwargs = None
             status, result, retryable = self._outcomes.failure(task_id, template, error)
+            reason = in_a_line(error)
             del error
         value = None
         duration = time.perf_counter() - begun
         known.seconds = min(duration, known.seconds * 0.5 + duration)
         if lent is not None:
             session.references.end_loan(lent)
-        session.outbox.add_result(TaskResult(task_id, status, result, started, duration, retryable))
+        session.outbox.add_result(
+            TaskResult(task_id, status, result, started, duration, retryable, reason)
+        )
 
     def _load(self, known: _Known) -> Any:
         function = load_code(known.template, self._functions)

@@ -28,6 +28,7 @@ _CANCELLED = int(TaskStatus.CANCELLED)
 _INLINE = int(ValueKind.INLINE)
 _ERROR = int(ValueKind.ERROR)
 _NONE = serialize(None).to_bytes()
+_LINE_LENGTH = 300
 _OWN_FRAMES = (os.sep + "raydask" + os.sep + "worker" + os.sep,)
 
 
@@ -113,6 +114,13 @@ def _retries(template: TaskTemplate, error: BaseException) -> bool:
     if pickled is None or not isinstance(error, Exception):
         return False
     return not pickled or isinstance(error, describe_exceptions(pickled))
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return type and message of an error, shortened where that is long."""
+    # An exception's own __str__ may raise; this does not.
+    text = traceback.format_exception_only(type(error), error)[-1].strip()
+    return text if len(text) <= _LINE_LENGTH else text[: _LINE_LENGTH - 1] + "…"
 
 
 def _remote_traceback(error: BaseException) -> str:

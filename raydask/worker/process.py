@@ -29,6 +29,7 @@ from raydask.version import VERSION
 from raydask.wire.connection import connect_unix
 from raydask.wire.framing import encode
 from raydask.wire.messages import Hello
+from raydask.worker.allocator import keep_freed_memory
 from raydask.worker.executor import Executor
 
 
@@ -53,6 +54,7 @@ def run_worker(folder: str, arena: int) -> None:
     control = connect_unix(os.path.join(folder, NODE_SOCKET))
     control.send_message(Hello("control", os.getpid(), process=welcome.process))
     faulthandler.enable()
+    keep_freed_memory()
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     session = Session(connection, welcome, arena, "default")
     executor = Executor(session, control)

@@ -1,0 +1,141 @@
+"""What must hold of a local scheduler between any two events. Pure; for tests.
+
+Each rule is a fact that two records state, or that one record states and a count repeats.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from raydask.ids import ObjectID
+from raydask.local_scheduler.records import TaskState, WorkerRecord
+from raydask.local_scheduler.state import LocalScheduler
+from raydask.task import RESOURCE_UNIT
+from raydask.wire.messages import ActorState
+
+_CPU = "CPU"
+_GPU = "GPU"
+_OPEN = (TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED)
+
+
+def problems(core: LocalScheduler) -> list[str]:
+    """Return every rule that does not hold, as a sentence each."""
+    return [
+        *_resources(core),
+        *_workers(core),
+        *_tasks(core),
+        *_objects(core),
+        *_actors(core),
+    ]
+
+
+def _occupied(worker: WorkerRecord) -> dict[str, int]:
+    allocation = worker.allocation or {}
+    if worker.blocked_on is None:
+        return allocation
+    return {name: amount for name, amount in allocation.items() if name != _CPU}
+
+
+def _resources(core: LocalScheduler) -> Iterator[str]:
+    resources = core.pool.resources
+    used: Counter[str] = Counter()
+    devices: Counter[int] = Counter()
+    for worker in core.pool.workers.values():
+        used.update(_occupied(worker))
+        amount = (worker.allocation or {}).get(_GPU, 0)
+        for device in worker.gpus:
+            devices[device] += min(amount, RESOURCE_UNIT)
+            amount -= RESOURCE_UNIT
+    for name, total in resources.total.items():
+        available = resources.available[name]
+        if available + used[name] != total:
+            yield f"{name}: {available} free and {used[name]} in use of {total}"
+        if name != _CPU and available < 0:
+            yield f"{name}: {available} free"
+    for device, amount in devices.items():
+        if amount > RESOURCE_UNIT:
+            yield f"GPU {device} is given {amount} times 1/{RESOURCE_UNIT}"
+
+
+def _workers(core: LocalScheduler) -> Iterator[str]:
+    for worker in core.pool.workers.values():
+        name = f"worker {worker.process}"
+        idle = core.pool.is_idle(worker)
+        if idle and (worker.queue or worker.allocation is not None or worker.dying):
+            yield f"{name} is idle and has something to do"
+        if not idle and not worker.queue and worker.actor_id is None and not worker.dying:
+            yield f"{name} has nothing to do and is not idle"
+        if worker.blocked_on is not None and not worker.queue:
+            yield f"{name} is blocked in no task"
+        for task in worker.queue.values():
+            if task.state == TaskState.ASSIGNED and task.worker is not worker:
+                yield f"{name} has task {task.spec.task_id.hex()}, which does not know it"
+            if worker.job != task.job:
+                yield f"{name} of job {worker.job} has a task of job {task.job}"
+
+
+def _tasks(core: LocalScheduler) -> Iterator[str]:
+    queued = Counter(task.spec.task_id for task in core.pool.queued_tasks())
+    for task_id, count in queued.items():
+        if count > 1:
+            yield f"task {task_id.hex()} is queued {count} times"
+    for task_id, task in core.tasks.items():
+        if (task.state == TaskState.READY) != (task_id in queued):
+            yield f"task {task_id.hex()} is {task.state.name}, queued {queued[task_id]} times"
+        if task.state == TaskState.ASSIGNED and task.worker is not None:
+            if task_id not in task.worker.queue:
+                yield f"task {task_id.hex()} is not in its worker's queue"
+        if task.state not in _OPEN and not task.live:
+            yield f"task {task_id.hex()} has ended, has no returns, and was not forgotten"
+        if task.missing < 0:
+            yield f"task {task_id.hex()} misses {task.missing} inputs"
+    for task_id in queued:
+        if task_id not in core.tasks:
+            yield f"task {task_id.hex()} is queued and unknown"
+    for queue_job in {task.job for task in core.pool.queued_tasks()}:
+        if queue_job not in core.pool.job_settings:
+            yield f"a ready task belongs to job {queue_job}, which has ended"
+
+
+def _objects(core: LocalScheduler) -> Iterator[str]:
+    holds: Counter[ObjectID] = Counter()
+    for held in core.objects.held.values():
+        holds.update(held)
+    for task in core.tasks.values():
+        template = task.template.template
+        actor = core.actors.creation_of(task)
+        lives = actor is not None and actor.state != ActorState.DEAD
+        if task.state in _OPEN or lives:
+            holds.update(task.spec.dependencies)
+            holds.update(task.spec.borrowed)
+            if template.actor is not None and template.actor.detached:
+                holds[ObjectID(task.spec.task_id + bytes(4))] += 1
+    for function in core.pool.functions.values():
+        holds.update(function.nested)
+    live: Counter[int] = Counter()
+    for record in core.objects.records.values():
+        if record.value is not None:
+            holds.update(record.value.nested)
+        if record.task is not None:
+            live[id(record.task)] += 1
+    for object_id, record in core.objects.records.items():
+        if record.count != holds[object_id]:
+            yield f"object {object_id.hex()} counts {record.count} holds of {holds[object_id]}"
+        if not record.count and record.value is not None:
+            yield f"object {object_id.hex()} is held by nobody and has a value"
+    for object_id in holds.keys() - core.objects.records.keys():
+        yield f"object {object_id.hex()} is held and does not exist"
+    for task in core.tasks.values():
+        if task.live != live[id(task)]:
+            yield f"task {task.spec.task_id.hex()} counts {task.live} returns"
+
+
+def _actors(core: LocalScheduler) -> Iterator[str]:
+    for actor_id, actor in core.actors.records.items():
+        if actor.state == ActorState.ALIVE and actor.worker is None:
+            yield f"actor {actor_id.hex()} is alive and has no worker"
+        if actor.worker is not None and actor.worker.actor_id != actor_id:
+            yield f"actor {actor_id.hex()} has a worker that does not know it"
+        if actor.state == ActorState.DEAD and actor.creation.state in _OPEN:
+            yield f"actor {actor_id.hex()} is dead and its creation is open"

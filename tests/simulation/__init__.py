@@ -1,0 +1,1 @@
+"""Seeded histories of the schedulers' cores on a virtual clock."""
