@@ -108,7 +108,7 @@ class ObservedRun:
         for key in [key for key in self._state["ready"] if type(self._graph[key]) is Alias]:
             self._finished(key, conversion.values[key])
 
-        wanted = conversion.tasks_of(requested)
+        wanted = conversion.outputs_of(requested)
         if not wanted:
             return conversion.values
         keeps_all = bool(self._after) or self._rerun_locally
@@ -202,7 +202,7 @@ class ObservedRun:
                 raydask.get(ref)
             except TaskError:
                 node = self._graph[conversion.keys[index]]
-                used = conversion.tasks_of(node.dependencies)
+                used = conversion.outputs_of(node.dependencies)
                 results = {other: raydask.get(refs[other]) for other in used}
                 node(conversion.values_of(node.dependencies, results))
                 return

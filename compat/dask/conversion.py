@@ -7,7 +7,7 @@ the graph become arguments, and aliases vanish.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from dask.utils import key_split
 from raydask.compat.dask.annotations import TaskOptions
 from raydask.compat.dask.compilation import Call, Compiler
 from raydask.compat.dask.literals import SCALARS, Literals
+from raydask.compat.dask.splitting import Picks
 from raydask.graph import GraphTask, Output
 
 
@@ -30,6 +31,8 @@ class Conversion:
         The keys to compute, dependencies first.
     options : mapping of key to TaskOptions
         For the keys that have any.
+    splits : mapping of key to mapping of key to index
+        The nodes whose values are only taken apart; see `raydask.compat.dask.splitting`.
 
     Attributes
     ----------
@@ -38,7 +41,7 @@ class Conversion:
     keys : list of key
         The key of each task.
     outputs : dict of key to Output
-        Which task makes a key's value.
+        Where a key's value comes out.
     values : dict of key to object
         The values of keys that are data.
     """
@@ -48,6 +51,7 @@ class Conversion:
         graph: Mapping[Any, GraphNode],
         order: Iterable[Any],
         options: Mapping[Any, TaskOptions],
+        splits: Mapping[Any, Mapping[Any, Any]],
     ) -> None:
         self.tasks: list[GraphTask] = []
         self.keys: list[Any] = []
@@ -56,7 +60,12 @@ class Conversion:
         self._literals = Literals()
         self._compiler = Compiler(self._literals, self.outputs, self.values)
         self._names: dict[Hashable, tuple[str, object]] = {}
+        self._splits = splits
+        self._picks: dict[Hashable, tuple[Picks, object]] = {}
+        self._output_count = 0
         for key in order:
+            if key in self.outputs:
+                continue  # it was picked out of its source
             node = graph[key]
             kind = type(node)
             if kind is DataNode:
@@ -69,13 +78,13 @@ class Conversion:
             else:
                 self._add(key, node, options.get(key))
 
-    def tasks_of(self, keys: Iterable[Any]) -> list[int]:
-        """Return the indexes of the tasks that make the values of `keys`, each once."""
+    def outputs_of(self, keys: Iterable[Any]) -> list[int]:
+        """Return the outputs that are the values of `keys`, each once."""
         outputs = self.outputs
         return list(dict.fromkeys(int(outputs[key]) for key in keys if key in outputs))
 
     def values_of(self, keys: Iterable[Any], results: Mapping[int, Any]) -> dict[Any, Any]:
-        """Return the values of `keys`, given the results of their tasks."""
+        """Return the values of `keys`, given those of their outputs."""
         outputs, values = self.outputs, self.values
         return {key: results[outputs[key]] if key in outputs else values[key] for key in keys}
 
@@ -85,12 +94,27 @@ class Conversion:
         known = self._names.get(source)
         if known is None:
             known = self._names[source] = (key_split(key), function)
-        self.outputs[key] = Output(len(self.tasks))
         self.keys.append(key)
+        picked = self._splits.get(key)
+        if picked is not None:
+            function = self._pick(function, tuple(picked.values()))
         if options is None:
-            self.tasks.append(GraphTask(function, arguments, keywords, known[0]))
+            task = GraphTask(function, arguments, keywords, known[0])
         else:
-            self.tasks.append(options.task(function, arguments, keywords, known[0]))
+            task = options.task(function, arguments, keywords, known[0])
+        for one in (key,) if picked is None else picked:
+            self.outputs[one] = Output(self._output_count)
+            self._output_count += 1
+        if picked is not None:
+            task.num_returns = len(picked)
+        self.tasks.append(task)
+
+    def _pick(self, function: Callable[..., Any], indexes: tuple[Any, ...]) -> Picks:
+        identity = (id(function), indexes)
+        known = self._picks.get(identity)
+        if known is None:
+            known = self._picks[identity] = (Picks(function, indexes), function)
+        return known[0]
 
     def _plain_call(self, node: GraphNode) -> Call | None:
         """Return the node as a call of its own function, where that is all it is."""

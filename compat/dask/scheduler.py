@@ -24,6 +24,7 @@ from raydask.compat.dask.annotations import collect_options
 from raydask.compat.dask.callbacks import ObservedRun
 from raydask.compat.dask.conversion import Conversion
 from raydask.compat.dask.ordering import run_order
+from raydask.compat.dask.splitting import find_splits
 from raydask.errors import TaskError
 from raydask.graph import submit_graph
 
@@ -51,7 +52,11 @@ def compute(
     def convert(graph: Mapping[Any, GraphNode]) -> Conversion:
         with _resting_collector():
             order = run_order(graph, requested)
-            return Conversion(graph, order, collect_options(dsk, order, annotations))
+            options = collect_options(dsk, order, annotations)
+            # Who watches wants to see every task of the graph.
+            watched = bool(observers) or rerun_locally
+            splits = {} if watched else find_splits(graph, order, requested, options)
+            return Conversion(graph, order, options, splits)
 
     with _resting_collector():
         graph = convert_legacy_graph(dsk if isinstance(dsk, Mapping) else dsk.__dask_graph__())
@@ -69,7 +74,7 @@ def compute(
 
 
 def _compute(conversion: Conversion, requested: list[Any]) -> dict[Any, Any]:
-    wanted = conversion.tasks_of(requested)
+    wanted = conversion.outputs_of(requested)
     if not wanted:
         return conversion.values
     submission = submit_graph(conversion.tasks, wanted, writable=True)

@@ -252,14 +252,16 @@ class ActorCaller:
                     self._promised.discard(value.object_id)
                     self._session.outbox.add_put(value)
         self._session.mailbox.deliver(values)
+        abandoned = self._session.references.abandoned
+        if abandoned:
+            abandoned.difference_update([value.object_id for value in values])
 
     def on_values(self, values: list[ObjectValue]) -> None:
         """Note which of the node's values are results of calls: it holds them for us now."""
-        private = self._session.references.private
-        if private or self._promised:
-            for value in values:
-                private.discard(value.object_id)
-                self._promised.discard(value.object_id)
+        references = self._session.references
+        if references.private or references.abandoned or self._promised:
+            references.came_by_node([value.object_id for value in values])
+            self._promised.difference_update([value.object_id for value in values])
 
     def promise(self, object_id: ObjectID) -> None:
         """See that the node gets this result when it comes."""

@@ -1,7 +1,8 @@
 """Bulk submission: a whole graph of tasks at once.
 
 A task's arguments may be `Output` objects: the return of an earlier task of the same
-submission.  Only the outputs that were asked for get refs; every other return is freed as
+submission.  Outputs are numbered through: as long as every task has one return, an output's
+number is its task's.  Only the outputs that were asked for get refs; every other return is freed as
 soon as the tasks that use it have finished.  Tasks run in the order in which they are
 given, as far as their inputs allow.
 """
@@ -11,20 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from raydask.driver.object_ref import ObjectRef, new_ref, received_ref
+from raydask.driver.object_ref import ObjectRef, received_ref
 from raydask.driver.options import task_template
 from raydask.driver.session import Session, find_session
 from raydask.errors import UsageError
-from raydask.ids import ObjectID, TaskID
+from raydask.ids import ObjectID, TaskID, return_id
 from raydask.task import TaskSpec
 
-_CHUNK = 256
 _STEPS = ("started", "finished", "failed")
 _NO_KWARGS: Mapping[str, Any] = {}
 
 
 class Output(int):
-    """Stands for the return of task number ``int(self)`` of the same submission."""
+    """Stands for output number ``int(self)`` of the same submission."""
 
     __slots__ = ()
 
@@ -43,13 +43,15 @@ class GraphTask:
     name : str
         Groups tasks in statistics, logs and tables.
     retries : int
-        How often it is run again when its worker dies or, if positive and given, raises.
+        How often it is run again when its worker dies.
     priority : int
         Higher goes first.
     resources : dict of str to float, optional
         Of the names that ``num_cpus`` and so on have in ``options``, or custom ones.
     retry_exceptions : bool
         Whether exceptions of the function use up retries as well.
+    num_returns : int
+        How many outputs it has, at least one; with several, the function returns a sequence.
     """
 
     __slots__ = (
@@ -57,6 +59,7 @@ class GraphTask:
         "function",
         "kwargs",
         "name",
+        "num_returns",
         "priority",
         "resources",
         "retries",
@@ -73,7 +76,9 @@ class GraphTask:
         priority: int = 0,
         resources: Mapping[str, float] | None = None,
         retry_exceptions: bool = False,
+        num_returns: int = 1,
     ) -> None:
+        self.num_returns = num_returns
         self.function = function
         self.args = args
         self.kwargs = kwargs
@@ -135,7 +140,7 @@ def submit_graph(
     tasks : sequence of GraphTask
         In the order in which they should run; an `Output` names an earlier one.
     outputs : sequence of int
-        Numbers of the tasks whose returns are wanted.
+        Numbers of the outputs that are wanted.
     writable : bool
         Whether arrays among the tasks' inputs are private copy-on-write views, so that
         functions may change them in place and nobody else sees it.
@@ -172,32 +177,40 @@ class _Submitter:
         self._functions: dict[int, Any] = {}
         next_id = session.ids.next_task_id
         self._task_ids = [next_id() for _ in tasks]
-        self._object_ids = [ObjectID(task_id + b"\0\0\0\0") for task_id in self._task_ids]
+        self._object_ids: list[ObjectID] = []
+        self._first: list[int] = []
+        """The number of each task's first output."""
+        for task_id, task in zip(self._task_ids, tasks):
+            self._first.append(len(self._object_ids))
+            for index in range(task.num_returns):
+                self._object_ids.append(return_id(task_id, index))
 
     def run(self, outputs: Sequence[int]) -> GraphSubmission:
         session = self._session
         session.check_lost()
-        table = session.references
-        object_ids = self._object_ids
-        refs = _refs_of(outputs, object_ids, table)
-        wanted = {object_ids[number] for number in outputs}
-        for number, task_id in enumerate(self._task_ids):
-            if self._observer is not None:
-                session.observers[task_id] = self._observe(number)
-        tasks = self._tasks
         last_use = self._last_uses()
-        to_drop: list[ObjectID] = []
-        for number, task in enumerate(tasks):
-            self._submit(number, task)
-            for used in last_use.get(number, ()):
-                if object_ids[used] not in wanted:
-                    to_drop.append(object_ids[used])
-            if len(to_drop) >= _CHUNK:
-                self._drop(to_drop)
-                to_drop = []
-        self._drop(to_drop)
-        session.flush()
-        return GraphSubmission(session, refs, self._task_ids, self._writable)
+        if self._observer is not None:
+            for number, task_id in enumerate(self._task_ids):
+                session.observers[task_id] = self._observe(number)
+        # Every output is held until its last user has been submitted.
+        table = session.references
+        table.counts.update(dict.fromkeys(self._object_ids, 1))
+        refs = [received_ref(self._object_ids[number], table) for number in outputs]
+        submission = GraphSubmission(session, refs, self._task_ids, self._writable)
+        try:
+            for number, task in enumerate(self._tasks):
+                self._submit(number, task)
+                self._drop(last_use.pop(number, ()))
+            session.flush()
+        except BaseException:
+            # An argument that cannot be pickled, or an interrupt: nothing of it shall go on.
+            for unused in last_use.values():
+                self._drop(unused)
+            for task_id in self._task_ids:
+                session.observers.pop(task_id, None)
+            submission.cancel()
+            raise
+        return submission
 
     def _submit(self, number: int, task: GraphTask) -> None:
         session = self._session
@@ -213,8 +226,6 @@ class _Submitter:
                 dependencies.append(self._object_ids[value])
         task_id = self._task_ids[number]
         template = self._template(task)
-        table = session.references
-        table.counts[self._object_ids[number]] = table.counts.get(self._object_ids[number], 0) + 1
         if simple:
             spec = TaskSpec(task_id, template, b"", dependencies, [], session.depth, session.parent)
             session.outbox.add_spec(spec)
@@ -249,6 +260,7 @@ class _Submitter:
             task.retries,
             task.priority,
             task.retry_exceptions,
+            task.num_returns,
             tuple(sorted(resources.items())) if resources else None,
         )
         number = self._templates.get(key)
@@ -267,6 +279,7 @@ class _Submitter:
             "max_retries": task.retries,
             "priority": task.priority,
             "retry_exceptions": task.retry_exceptions,
+            "num_returns": task.num_returns,
         }
         if task.resources:
             known = ("num_cpus", "num_gpus", "memory")
@@ -282,25 +295,28 @@ class _Submitter:
         return self._session.register_template(template)
 
     def _last_uses(self) -> dict[int, list[int]]:
-        """Return, for each task, the tasks whose returns it is the last to use."""
+        """Return, for each task, the outputs that it is the last to use, or makes for nobody."""
         last: dict[int, int] = {}
         for number, task in enumerate(self._tasks):
-            last[number] = number
+            first = self._first[number]
             for value in _values(task):
                 if type(value) is Output:
-                    if value >= number or value < 0:
+                    if value >= first or value < 0:
                         raise UsageError(
-                            f"task {number} uses the output of task {int(value)}, which does "
-                            "not come before it; submit tasks after their inputs"
+                            f"task {number} uses output {int(value)}, which no task before it "
+                            "makes; submit tasks after their inputs"
                         )
                     last[value] = number
+            for output in range(first, first + task.num_returns):
+                last[output] = number
         uses: dict[int, list[int]] = {}
         for number, user in last.items():
             uses.setdefault(user, []).append(number)
         return uses
 
-    def _drop(self, object_ids: list[ObjectID]) -> None:
-        self._session.references.dropped.extend(object_ids)
+    def _drop(self, outputs: Iterable[int]) -> None:
+        object_ids = self._object_ids
+        self._session.references.dropped.extend([object_ids[output] for output in outputs])
 
     def _observe(self, number: int) -> Callable[[TaskID, int], None]:
         observer = self._observer
@@ -312,14 +328,3 @@ def _values(task: GraphTask) -> Iterable[Any]:
     if task.kwargs:
         return (*task.args, *task.kwargs.values())
     return task.args
-
-
-def _refs_of(outputs: Sequence[int], object_ids: list[ObjectID], table: Any) -> list[ObjectRef]:
-    refs = []
-    for number in outputs:
-        object_id = object_ids[number]
-        if object_id in table.counts:
-            refs.append(received_ref(object_id, table))
-        else:
-            refs.append(new_ref(object_id, table))
-    return refs

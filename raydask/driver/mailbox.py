@@ -117,7 +117,13 @@ class Mailbox:
             for callback in callbacks:
                 callback(ObjectValue(object_id, kind, error))
 
-    def forget(self, object_id: ObjectID) -> None:
-        """Drop what is here of an object that nobody in this process holds."""
-        self.values.pop(object_id, None)
+    def forget(self, object_id: ObjectID) -> bool:
+        """Drop what is here of an object that nobody in this process holds.
+
+        Returns
+        -------
+        bool
+            Whether its value was here.
+        """
         self.ready.discard(object_id)
+        return self.values.pop(object_id, None) is not None

@@ -37,8 +37,11 @@ class ReferenceTable:
         Refs and views that have ended and are not yet subtracted.
     private : set of ObjectID
         Results of direct calls that the node has never heard of.
+    abandoned : set of ObjectID
+        Results of direct calls that were let go before they came.  Where one comes by way of
+        the node after all, the node counts this process as its holder and must be told.
     forget : callable
-        Told of each object that this process has let go.
+        Told of each object that this process has let go; says whether its value was here.
     """
 
     __slots__ = (
@@ -47,6 +50,7 @@ class ReferenceTable:
         "_loans",
         "_lock",
         "_released",
+        "abandoned",
         "counts",
         "dropped",
         "forget",
@@ -58,7 +62,8 @@ class ReferenceTable:
         self.counts: dict[ObjectID, int] = {}
         self.dropped: deque[ObjectID] = deque()
         self.private: set[ObjectID] = set()
-        self.forget: Callable[[ObjectID], object] = _nothing
+        self.abandoned: set[ObjectID] = set()
+        self.forget: Callable[[ObjectID], bool] = _nothing_here
         self.on_escape: Callable[[ObjectID], None] = _nothing
         # Reentrant: a collection inside these methods may run finalizers that drop refs,
         # or a user's finalizer that makes one.
@@ -126,15 +131,26 @@ class ReferenceTable:
                     counts[object_id] = left
                     continue
                 del counts[object_id]
-                self.forget(object_id)
+                was_here = self.forget(object_id)
                 if object_id in private:
                     private.discard(object_id)
+                    if not was_here:
+                        self.abandoned.add(object_id)
                 elif object_id in self._loans:
                     self._loans.discard(object_id)
                 elif object_id in self._acquired:
                     del self._acquired[object_id]
                 else:
                     released[object_id] = None
+
+    def came_by_node(self, object_ids: Iterable[ObjectID]) -> None:
+        """Note that the node gave these: it counts this process among their holders."""
+        with self._lock:
+            for object_id in object_ids:
+                self.private.discard(object_id)
+                if object_id in self.abandoned:
+                    self.abandoned.discard(object_id)
+                    self._released[object_id] = None
 
     def take_acquired(self) -> list[ObjectID]:
         """Return what the node must learn that this process holds."""
@@ -155,3 +171,7 @@ class ReferenceTable:
 
 def _nothing(object_id: ObjectID) -> None:
     pass
+
+
+def _nothing_here(object_id: ObjectID) -> bool:
+    return False

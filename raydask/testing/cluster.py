@@ -326,13 +326,19 @@ class SimulatedCluster:
     def note_error(self, process: Process, error: BaseException) -> None:
         """Check an error that a program got in place of a value."""
         self.errors.append(type(error))
-        if isinstance(error, ObjectLostError) and not isinstance(error, OwnerDiedError):
+        lost = isinstance(error, ObjectLostError) and not isinstance(error, OwnerDiedError)
+        if lost and self._matters(process):
             self.violated(f"process {process.number} lost an object: {error}")
 
     def note_view(self, process: Process, object_id: ObjectID) -> None:
         """Check a view that a program makes."""
-        if object_id not in self.sealed:
+        if object_id not in self.sealed and self._matters(process):
             self.violated(f"process {process.number} looks at freed memory: {object_id.hex()}")
+
+    def _matters(self, process: Process) -> bool:
+        """Say whether a process goes on; what one sees that is being ended, nobody learns."""
+        worker = self.core.pool.workers.get(process.number)
+        return process.alive and not (worker is not None and worker.dying)
 
     # --- checks ---------------------------------------------------------------------------
 
@@ -345,7 +351,7 @@ class SimulatedCluster:
         forgotten, self.objects_journal.forgotten = self.objects_journal.forgotten, []
         for object_id in forgotten:
             for process in self.processes.values():
-                if process.alive and object_id in process.in_use():
+                if self._matters(process) and object_id in process.in_use():
                     found.append(f"{object_id.hex()} was freed while {process.number} has a ref")
         for task_id, state in before.items():
             task = self.core.tasks.get(task_id)

@@ -314,6 +314,7 @@ class ActorHost:
         for value in result.values:
             if value.kind == _STORED or value.nested:
                 self._hand_to_node(call.caller, result.values)
+                self._outcomes.handed_over(result.values)
                 result.values = []
                 result.status = _ELSEWHERE
                 break

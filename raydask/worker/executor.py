@@ -166,6 +166,7 @@ class Executor:
         session.outbox.add_result(
             TaskResult(task_id, status, result, started, duration, retryable, reason)
         )
+        self._outcomes.handed_over(result)
 
     def _load(self, known: _Known) -> Any:
         function = load_code(known.template, self._functions)

@@ -47,6 +47,9 @@ class Outcomes:
     def success(self, task_id: TaskID, num_returns: int, value: Any) -> list[ObjectValue]:
         """Return the values of a task that returned `value`.
 
+        The refs inside them are kept until `handed_over`: were they let go before the node
+        has the values, it would free what they refer to.
+
         Raises
         ------
         UsageError
@@ -57,22 +60,33 @@ class Outcomes:
             object_id = ObjectID(task_id + b"\0\0\0\0")
             if value is None:
                 return [ObjectValue(object_id, _INLINE, _NONE)]
-            return [self._session.codec.place(object_id, serialize(value))]
-        if num_returns == 0:
+            placed = [self._session.codec.place(object_id, serialize(value))]
+        elif num_returns == 0:
             return []
-        try:
-            values = list(value)
-        except TypeError:
-            values = []
-        if len(values) != num_returns:
-            raise UsageError(
-                f"the task has num_returns={num_returns} and returned {value!r:.80}; return a "
-                f"tuple or list of {num_returns}"
-            )
-        return [
-            self._session.codec.place(return_id(task_id, index), serialize(one))
-            for index, one in enumerate(values)
-        ]
+        else:
+            try:
+                values = list(value)
+            except TypeError:
+                values = []
+            if len(values) != num_returns:
+                raise UsageError(
+                    f"the task has num_returns={num_returns} and returned {value!r:.80}; return a "
+                    f"tuple or list of {num_returns}"
+                )
+            placed = [
+                self._session.codec.place(return_id(task_id, index), serialize(one))
+                for index, one in enumerate(values)
+            ]
+        for one in placed:
+            for nested in one.nested:
+                self._session.references.adopt(nested)
+        return placed
+
+    def handed_over(self, values: list[ObjectValue]) -> None:
+        """Let go of the refs inside values: whoever was to get them holds them now."""
+        for value in values:
+            if value.nested:
+                self._session.references.dropped.extend(value.nested)
 
     def failure(
         self, task_id: TaskID, template: TaskTemplate, error: BaseException

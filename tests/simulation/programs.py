@@ -53,7 +53,7 @@ RESTARTING = TaskTemplate(
     function_id(b"actor"),
     "actor",
     TaskKind.ACTOR_CREATION,
-    resources={"CPU": 5_000},
+    resources={"memory": 10},
     max_retries=0,
     actor=ActorOptions(max_restarts=2),
 )

@@ -14,7 +14,7 @@ from raydask.testing.cluster import Faults, SimulatedCluster
 from raydask.testing.processes import SimulatedDriver
 from tests.simulation.programs import ACTORS, DETACHED, ODD, PROGRAMS, SIMPLE, TREE, Story
 
-TOTAL = {"GPU": 20_000}
+TOTAL = {"GPU": 20_000, "memory": 10_000}
 
 
 def cluster_of(seed: int, faults: Faults = Faults()) -> SimulatedCluster:  # noqa: B008

@@ -1,0 +1,28 @@
+"""Settings come from the environment, typed."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from raydask.config import Config, from_environment
+from raydask.errors import UsageError
+
+
+def test_defaults_stand_where_the_environment_says_nothing() -> None:
+    assert from_environment({"PATH": "/bin", "RAYDASK_UNKNOWN": "1"}) == Config()
+
+
+def test_each_setting_has_its_variable() -> None:
+    for field in msgspec.structs.fields(Config):
+        text = "x" if field.type is str else "7"
+        config = from_environment({f"RAYDASK_{field.name.upper()}": text})
+        value = getattr(config, field.name)
+
+        assert str(value) in (text, "7.0")
+        assert type(value) is field.type
+
+
+def test_a_text_of_the_wrong_type_names_the_variable() -> None:
+    with pytest.raises(UsageError, match="RAYDASK_SLAB_SIZE='much'"):
+        from_environment({"RAYDASK_SLAB_SIZE": "much"})
