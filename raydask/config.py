@@ -26,7 +26,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Bytes of the regions from which processes make small stored objects.
     object_store_folder : str
         Where the arena's file lies; empty means anonymous shared memory where the system
-        has it, else ``/dev/shm`` or the temporary folder.
+        has it, else the temporary folder.
     pipeline_seconds : float
         How much estimated work a worker may hold.
     pipeline_tasks : int

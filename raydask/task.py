@@ -2,7 +2,7 @@
 
 A call is described in two pieces.  The *template* holds what every call of one function
 with one set of options has in common; it crosses a connection once and is known by a
-number from then on.  The *spec* holds what is particular to one call.  A spec is six small
+number from then on.  The *spec* holds what is particular to one call.  A spec is seven small
 fields, which is what makes a task cost microseconds and not tens of them.
 
 Vocabulary
@@ -121,8 +121,7 @@ class TaskSpec(msgspec.Struct, array_like=True, gc=False):
     template : int
         The template's number on the connection that the spec travels on.
     args : bytes
-        The serialized ``(args, kwargs)``, dependencies replaced by their position; empty
-        where they were too large: then the last dependency is the serialized pair.
+        The packed arguments; see ``raydask.driver.arguments``.
     dependencies, borrowed : list of ObjectID
     depth : int
     parent : TaskID

@@ -5,6 +5,7 @@ state        event                                           next
 ===========  ==============================================  =======================
 PENDING      ``__init__`` returned                           ALIVE
 PENDING      ``__init__`` raised, or it was killed           DEAD
+PENDING      its process died, and restarts are left         RESTARTING
 ALIVE        its process died, and restarts are left         RESTARTING
 ALIVE        its process died, and none are left             DEAD
 RESTARTING   ``__init__`` returned                           ALIVE

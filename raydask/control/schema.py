@@ -163,7 +163,7 @@ TABLES: tuple[Table, ...] = (
         value="the pickled function or class, binary",
         writer="the node of the driver that exported it; equal content has an equal key",
         readers="a node that was sent a task of a function it does not know",
-        deleted="never: its jobs may share it",
+        deleted="when every job that exported it has ended",
         crash="nothing: it is whole or absent",
     ),
     Table(

@@ -282,8 +282,8 @@ class ActorCaller:
                 self._disconnect(route)
                 self._fail(route.queue.take_all(), message.cause)
             elif route.state == ActorState.ALIVE:
-                if route.connection is not None and route.incarnation == message.incarnation:
-                    return
+                if route.incarnation == message.incarnation:
+                    return  # connected; or its process is ending, and the node will say how
                 self._connect(route, message)
 
     def _connect(self, route: _Route, message: ActorLocated) -> None:

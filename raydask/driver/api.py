@@ -109,7 +109,7 @@ def init(
             )
         folder = launcher.find_address(address)
     try:
-        session = _join(folder, namespace, address is None, log_to_driver)
+        session = _join(folder, namespace, log_to_driver)
     except BaseException:
         if supervised is not None:
             supervised.stop()
@@ -161,10 +161,8 @@ def _session_options(
     )
 
 
-def _join(folder: str, namespace: str, owner: bool, log_to_driver: bool) -> Session:
-    connection, welcome = launcher.connect(
-        folder, namespace=namespace, owner=owner, log_to_driver=log_to_driver
-    )
+def _join(folder: str, namespace: str, log_to_driver: bool) -> Session:
+    connection, welcome = launcher.connect(folder, namespace=namespace, log_to_driver=log_to_driver)
     try:
         arena = os.open(welcome.arena_path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -292,8 +290,8 @@ def get(refs: Any, keys: Any = _ABSENT, /, *, timeout: float | None = None, **kw
         raise UsageError(f"get() has no option {', '.join(sorted(kwargs))}")
     _check_timeout(timeout)
     if isinstance(refs, ObjectRef):
-        return current_session().get((refs._id,), timeout)[0]
-    ids = [ref._id for ref in _checked_refs(refs, "get")]
+        return current_session().get((refs.live_id(),), timeout)[0]
+    ids = [ref.live_id() for ref in _checked_refs(refs, "get")]
     if not ids:
         return []
     return current_session().get(ids, timeout)
@@ -372,7 +370,7 @@ def wait(
     if not _is_count(num_returns, len(checked)):
         raise UsageError(f"num_returns must be from 1 to {len(checked)}, not {num_returns!r}")
     del fetch_local  # on one node every value is local
-    found = current_session().wait([ref._id for ref in checked], num_returns, timeout)
+    found = current_session().wait([ref.live_id() for ref in checked], num_returns, timeout)
     ready = [ref for ref in checked if ref._id in found][:num_returns]
     chosen = set(ready)
     return ready, [ref for ref in checked if ref not in chosen]
@@ -387,7 +385,9 @@ def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> No
 
     A task that has not begun never runs; one that runs is interrupted by an exception, or with
     `force` by ending its worker.  ``get`` then raises ``TaskCancelledError``.  A task that has
-    finished is not affected.
+    finished is not affected.  Of an actor's calls, those that wait are cancelled and coroutines
+    that run; a plain method that runs goes on to its end, whatever `force` says: `kill` ends
+    the actor.
 
     Parameters
     ----------
@@ -403,7 +403,7 @@ def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> No
     """
     if not isinstance(ref, ObjectRef):
         raise UsageError(f"cancel() takes an ObjectRef, not {type(ref).__name__}")
-    if is_put(ref._id):
+    if is_put(ref.live_id()):
         raise UsageError("cancel() was given the ref of a put value, which is not a task's return")
     session = current_session()
     if session.actors.cancel(task_of(ref._id)):

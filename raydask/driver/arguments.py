@@ -71,7 +71,7 @@ def pack(
     positions: list[int | str] = []
     for index, value in enumerate(args):
         if type(value) is ObjectRef:
-            dependencies.append(value._id)
+            dependencies.append(value.live_id())
             positions.append(index)
     if not kwargs and len(dependencies) == len(args):
         return PackedArguments(b"", dependencies, [])
@@ -84,7 +84,7 @@ def pack(
         named = dict(kwargs)
         for name, value in kwargs.items():
             if type(value) is ObjectRef:
-                dependencies.append(value._id)
+                dependencies.append(value.live_id())
                 positions.append(name)
                 named[name] = None
     serialized = serialize((tuple(rest), named, positions))

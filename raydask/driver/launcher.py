@@ -172,7 +172,7 @@ def find_address(address: str) -> str:
 
 
 def connect(
-    folder: str, *, namespace: str, owner: bool, log_to_driver: bool
+    folder: str, *, namespace: str, log_to_driver: bool
 ) -> tuple[BlockingConnection, Welcome]:
     """Connect a driver to the node whose session folder this is.
 
@@ -193,7 +193,7 @@ def connect(
         namespace=namespace,
         search_path=[os.path.abspath(entry or ".") for entry in sys.path],
         folder=os.getcwd(),
-        owner=owner,
+        entry_point=sys.argv[0] if sys.argv else "",
         log_to_driver=log_to_driver,
     )
     connection.send_message(hello)
@@ -209,7 +209,7 @@ def await_welcome(connection: BlockingConnection) -> Welcome:
         It refuses, or does not answer.
     """
     messages = connection.receive(10.0)
-    while not messages:
+    if not messages:
         connection.close()
         raise ClusterUnavailableError("the node did not answer within 10 s")
     welcome = messages[0]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydask import serialization
 from raydask.driver.references import ReferenceTable
+from raydask.errors import ObjectLostError
 from raydask.ids import ObjectID
 
 if TYPE_CHECKING:
@@ -33,6 +34,21 @@ class ObjectRef:
 
     def binary(self) -> bytes:
         """Return the identifier, 20 bytes."""
+        return self._id
+
+    def live_id(self) -> ObjectID:
+        """Return the identifier, to be used in this process's session.
+
+        Raises
+        ------
+        ObjectLostError
+            The ref is of a session that has ended: the next one gives out the same
+            identifiers to other objects.
+        """
+        if self._table.closed:
+            raise ObjectLostError(
+                f"{self!r} is of a session that this process has left, and its object with it"
+            )
         return self._id
 
     def hex(self) -> str:
@@ -63,7 +79,7 @@ class ObjectRef:
         table = self._table
         if self._id in table.private:
             table.on_escape(self._id)
-        serialization.note_nested(self._id)
+        serialization.note_nested(self.live_id())
         return (_receive_ref, (self._id,))
 
     def __copy__(self) -> ObjectRef:

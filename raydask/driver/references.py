@@ -42,6 +42,8 @@ class ReferenceTable:
         the node after all, the node counts this process as its holder and must be told.
     forget : callable
         Told of each object that this process has let go; says whether its value was here.
+    closed : bool
+        Whether the session has ended.
     """
 
     __slots__ = (
@@ -51,6 +53,7 @@ class ReferenceTable:
         "_lock",
         "_released",
         "abandoned",
+        "closed",
         "counts",
         "dropped",
         "forget",
@@ -63,6 +66,7 @@ class ReferenceTable:
         self.dropped: deque[ObjectID] = deque()
         self.private: set[ObjectID] = set()
         self.abandoned: set[ObjectID] = set()
+        self.closed = False
         self.forget: Callable[[ObjectID], bool] = _nothing_here
         self.on_escape: Callable[[ObjectID], None] = _nothing
         # Reentrant: a collection inside these methods may run finalizers that drop refs,

@@ -146,6 +146,7 @@ class Session:
         """Leave: nothing is sent from here on, and every wait ends."""
         if self.lost is None:
             self.lost = ClusterUnavailableError("raydask.shutdown() was called")
+        self.references.closed = True
         self.hub.wake()
         self.hub.close()
         self.actors.close()
@@ -417,7 +418,7 @@ class Session:
             else:
                 future.set_result(result)
 
-        if not self.mailbox.call_back(ref._id, resolve):
+        if not self.mailbox.call_back(ref.live_id(), resolve):
             missing = self.mailbox.to_request([ref._id])
             if missing:
                 self._send_now(Get(missing, False, []))

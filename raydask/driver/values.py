@@ -46,7 +46,11 @@ class ValueCodec:
         if size <= self.inline_limit:
             return ObjectValue(object_id, _INLINE, serialized.to_bytes(), 0, 0, serialized.nested)
         reservation = self._store.create(size)
-        serialized.write_into(reservation.buffer, self._store.copy_into)
+        try:
+            serialized.write_into(reservation.buffer, self._store.copy_into)
+        except BaseException:  # an interrupt, for one
+            self._store.abort(reservation)
+            raise
         return ObjectValue(object_id, _STORED, b"", reservation.offset, size, serialized.nested)
 
     def read(self, value: ObjectValue, writable: bool = False) -> Any:

@@ -14,6 +14,7 @@ from raydask.errors import RaydaskError, UsageError
 from raydask.ids import ActorID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
 from raydask.serialization import serialize_error
+from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class RequestDesk:
             state="RUNNING",
             node=self._server.identity.number,
             driver=peer.hello.pid,
+            entry_point=peer.hello.entry_point,
             namespace=peer.hello.namespace,
             started=time.time(),
         )
@@ -187,8 +189,10 @@ class RequestDesk:
                 {
                     "node": node,
                     "alive": True,
-                    "resources": {name: amount / 10_000 for name, amount in total.items()},
-                    "available": {name: amount / 10_000 for name, amount in available.items()},
+                    "resources": {name: amount / RESOURCE_UNIT for name, amount in total.items()},
+                    "available": {
+                        name: amount / RESOURCE_UNIT for name, amount in available.items()
+                    },
                     "object_store_memory": server.identity.arena_size if node == ours else 0,
                     "object_store_used": server.store.used if node == ours else 0,
                     "tasks": len(server.core.tasks) if node == ours else 0,

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ from raydask.local_scheduler.state import Journals, LocalScheduler
 from raydask.local_scheduler.worker_logs import WorkerLog
 from raydask.local_scheduler.worker_pool import PoolSettings
 from raydask.object_store.state import StoreState
+from raydask.task import RESOURCE_UNIT
 from raydask.version import VERSION
 from raydask.wire import messages as wire
 from raydask.wire.loop_connection import FrameProtocol, OutputProtocol, PendingWrites
@@ -110,7 +112,7 @@ class NodeServer:
         self._writer = writer
         self.jobs_table = writer.table(schema.job_key)
         self.store: StoreState = StoreState(identity.arena_size, config.slab_size)
-        idle = max(1, resources.get("CPU", 0) // 10_000)
+        idle = max(1, resources.get("CPU", 0) // RESOURCE_UNIT)
         self.core = LocalScheduler(
             identity.number,
             Resources(resources, identity.gpus),
@@ -314,6 +316,12 @@ class NodeServer:
             return (
                 f"this session runs raydask {VERSION} and the driver has {hello.version}; "
                 "install the same version in both"
+            )
+        ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if hello.python and hello.python != ours:
+            return (
+                f"this session runs on Python {ours} and the driver on {hello.python}; pickled "
+                "functions do not travel between them: use the same Python for both"
             )
         return ""
 

@@ -6,9 +6,9 @@
                                                                                       |  forks
                   +----------------+------------------+-------------------+-----------+
                   |                |                  |                   |
-            redis-server(s)  global scheduler       node  <--socketpair--> (fork, exited)
-                                                      |
-                                                   workers
+            redis-server(s)  global scheduler       node               workers
+                                                      ^
+                                                      +-- socketpair: "fork", "exited" -- supervisor
 
 It is a warm, single-threaded interpreter that has imported what its children need, so a
 worker is a fork of a few milliseconds that shares its memory.  Being the parent, it learns of

@@ -24,6 +24,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,7 @@ class Hub:
     def __init__(self, flush: Callable[[], bool]) -> None:
         self._flush = flush
         self._handlers: dict[int, tuple[BlockingConnection, OnMessage, OnLost]] = {}
+        self._pending: deque[tuple[OnMessage, Any]] = deque()
         self._lead = threading.Lock()
         self._arrived = threading.Condition()
         self._foreground = 0
@@ -206,6 +208,11 @@ class Hub:
             self._arrived.notify_all()
 
     def _handle_events(self, poller: select.poll, timeout: float | None) -> None:
+        pending = self._pending
+        while pending:  # an interrupt, such as Ctrl-C, came between these and the one before
+            handle, message = pending.popleft()
+            handle(message)
+            timeout = 0
         for descriptor, _ in poller.poll(None if timeout is None else timeout * 1000):
             entry = self._handlers.get(descriptor)
             if entry is None:
@@ -221,8 +228,10 @@ class Hub:
                 self.unregister(connection)
                 on_lost(error)
                 continue
-            for message in messages:
-                on_message(message)
+            pending.extend([(on_message, message) for message in messages])
+            while pending:
+                handle, message = pending.popleft()
+                handle(message)
 
     # --- the background thread ------------------------------------------------------------
 

@@ -97,8 +97,8 @@ class Hello(msgspec.Struct, array_like=True):
         A driver's ``sys.path``, which its workers take over.
     folder : str
         A driver's working directory, which its workers take over.
-    owner : bool
-        Whether the session ends with this driver.
+    entry_point : str
+        What a driver's process was started with, for people.
     log_to_driver : bool
     """
 
@@ -110,7 +110,7 @@ class Hello(msgspec.Struct, array_like=True):
     namespace: str = ""
     search_path: list[str] = []
     folder: str = ""
-    owner: bool = False
+    entry_point: str = ""
     log_to_driver: bool = True
 
 
@@ -247,10 +247,6 @@ class Reclaimed(msgspec.Struct, array_like=True):
     """Tasks that this worker gives back, not begun."""
 
     task_ids: list[TaskID]
-
-
-class Goodbye(msgspec.Struct, array_like=True):
-    """The process leaves in good order; what it wrote before this has been meant."""
 
 
 # --- the node to a process ----------------------------------------------------------------
@@ -399,14 +395,6 @@ class CancelTask(msgspec.Struct, array_like=True):
 
     task_id: TaskID
     reason: str
-
-
-class DumpStacks(msgspec.Struct, array_like=True):
-    """Write the stacks of all threads to stderr."""
-
-
-class Exit(msgspec.Struct, array_like=True):
-    """Leave at once."""
 
 
 # --- the node and the global scheduler ----------------------------------------------------
@@ -585,7 +573,6 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     Request,
     Results,
     Reclaimed,
-    Goodbye,
     Welcome,
     Values,
     Ready,
@@ -598,8 +585,6 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     ActorLocated,
     Reclaim,
     CancelTask,
-    DumpStacks,
-    Exit,
     RegisterNode,
     Heartbeat,
     PassUp,

@@ -176,9 +176,12 @@ class ActorHost:
             self._cancel(message.task_id)
 
     def _cancel(self, task_id: TaskID) -> None:
-        for call in self._calls:
+        for call in list(self._calls):
             if call.assignment.task_id == task_id:
-                self._calls.remove(call)
+                try:
+                    self._calls.remove(call)
+                except ValueError:
+                    break  # it has just begun
                 template, _ = call.caller.templates[call.assignment.template]
                 self._fail(call, template, TaskCancelledError("the call was cancelled"))
                 self._flush()  # the main thread may be waiting for the next call

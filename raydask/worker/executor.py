@@ -27,9 +27,7 @@ from raydask.wire.connection import BlockingConnection, ConnectionLost
 from raydask.wire.messages import (
     Assignment,
     CancelTask,
-    DumpStacks,
     Execute,
-    Exit,
     JobSettings,
     Reclaim,
     Reclaimed,
@@ -253,12 +251,6 @@ class Executor:
                 pass
         elif isinstance(message, CancelTask):
             self._cancel(message)
-        elif isinstance(message, DumpStacks):
-            import faulthandler
-
-            faulthandler.dump_traceback(all_threads=True)
-        elif isinstance(message, Exit):
-            os._exit(0)
 
     def _cancel(self, message: CancelTask) -> None:
         with self._lock:

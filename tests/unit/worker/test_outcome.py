@@ -1,0 +1,138 @@
+"""What tasks return or raise, as it is sent."""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raydask.driver.references import ReferenceTable
+from raydask.driver.values import ValueCodec
+from raydask.errors import (
+    ObjectLostError,
+    TaskCancelledError,
+    TaskError,
+    TaskTimeoutError,
+    UsageError,
+    task_error,
+)
+from raydask.ids import FunctionID, IDSource, NodeNumber, ProcessNumber, function_id, return_id
+from raydask.serialization import deserialize, deserialize_error
+from raydask.task import TaskTemplate
+from raydask.wire.messages import TaskStatus, ValueKind
+from raydask.worker.outcome import Outcomes, load_code
+
+TASK = IDSource(NodeNumber(1), ProcessNumber(1)).next_task_id()
+
+
+@pytest.fixture
+def outcomes() -> Outcomes:
+    """Outcomes of a session whose values all fit into messages."""
+    store: Any = None
+    session: Any = SimpleNamespace(
+        codec=ValueCodec(store, ReferenceTable(), 1 << 30), welcome=SimpleNamespace(node=1)
+    )
+    return Outcomes(session)
+
+
+def template(**options: Any) -> TaskTemplate:
+    return TaskTemplate(FunctionID(b""), "module.f", **options)
+
+
+@pytest.mark.parametrize("value", [None, 1, [1, 2]])
+def test_one_return_is_the_value(outcomes: Outcomes, value: object) -> None:
+    (sent,) = outcomes.success(TASK, 1, value)
+
+    assert (sent.object_id, sent.kind) == (return_id(TASK, 0), ValueKind.INLINE)
+    assert deserialize(sent.data) == value
+
+
+def test_several_returns_are_the_values_parts(outcomes: Outcomes) -> None:
+    sent = outcomes.success(TASK, 3, iter("abc"))
+
+    assert [each.object_id for each in sent] == [return_id(TASK, index) for index in range(3)]
+    assert [deserialize(each.data) for each in sent] == ["a", "b", "c"]
+    assert outcomes.success(TASK, 0, "ignored") == []
+
+
+@pytest.mark.parametrize("value", [None, 7, "a", (1, 2, 3)])
+def test_the_wrong_number_of_returns_is_misuse(outcomes: Outcomes, value: object) -> None:
+    with pytest.raises(UsageError, match="num_returns=2"):
+        outcomes.success(TASK, 2, value)
+
+
+def test_an_error_stands_in_the_place_of_each_return(outcomes: Outcomes) -> None:
+    status, values, retryable = outcomes.failure(TASK, template(num_returns=2), KeyError("k"))
+
+    assert (status, retryable, len(values)) == (TaskStatus.FAILED, False, 2)
+    for value in values:
+        error = deserialize_error(value.data)
+        assert value.kind == ValueKind.ERROR
+        assert isinstance(error, KeyError) and isinstance(error, TaskError)
+        assert error.task_name == "module.f" and "on node 1" in error.where
+
+
+@pytest.mark.parametrize("kind", [TaskCancelledError, TaskTimeoutError])
+def test_what_somebody_asked_for_is_no_failure_of_the_function(
+    outcomes: Outcomes, kind: type[Exception]
+) -> None:
+    status, values, retryable = outcomes.failure(
+        TASK, template(retry_exceptions=b""), kind("stop")
+    )
+
+    assert (status, retryable) == (TaskStatus.CANCELLED, False)
+    assert type(deserialize_error(values[0].data)) is kind
+
+
+def test_errors_of_the_engine_are_passed_on_as_they_are(outcomes: Outcomes) -> None:
+    _, values, retryable = outcomes.failure(
+        TASK, template(retry_exceptions=b""), ObjectLostError("gone")
+    )
+    assert type(deserialize_error(values[0].data)) is ObjectLostError
+    assert not retryable
+
+
+@pytest.mark.parametrize(
+    ("retried", "error", "expected"),
+    [
+        (None, ValueError(), False),
+        (b"", ValueError(), True),
+        (b"", SystemExit(), False),
+        (b"", KeyboardInterrupt(), False),
+        (pickle.dumps((OSError,)), FileNotFoundError(), True),
+        (pickle.dumps((OSError,)), ValueError(), False),
+    ],
+)
+def test_options_say_which_errors_are_retried(
+    outcomes: Outcomes, retried: bytes | None, error: BaseException, expected: bool
+) -> None:
+    _, _, retryable = outcomes.failure(TASK, template(retry_exceptions=retried), error)
+    assert retryable is expected
+
+
+def test_another_tasks_error_is_one_of_this_task_too(outcomes: Outcomes) -> None:
+    inner = task_error(OSError("disk"), "", "other", "")
+    _, values, retryable = outcomes.failure(TASK, template(retry_exceptions=b""), inner)
+
+    assert isinstance(deserialize_error(values[0].data), OSError)
+    assert retryable
+
+
+def test_code_is_unpickled_once() -> None:
+    code = pickle.dumps(len)
+    functions: dict[FunctionID, Any] = {function_id(code): code}
+    named = TaskTemplate(function_id(code), "len")
+
+    assert load_code(named, functions) is len
+    assert functions == {function_id(code): len}
+    assert load_code(named, functions) is len
+
+
+def test_code_that_cannot_be_unpickled_says_why() -> None:
+    code = b"cnowhere\nf\n."
+    with pytest.raises(UsageError, match="module.f cannot be loaded.*nowhere"):
+        load_code(
+            TaskTemplate(function_id(code), "module.f"), {function_id(code): code}
+        )
