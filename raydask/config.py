@@ -58,6 +58,31 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int = 10_000_000
 
 
+class SessionOptions(msgspec.Struct, kw_only=True):
+    """What a supervisor is told: the first line of its standard input, as JSON.
+
+    Attributes
+    ----------
+    folder : str
+        Of the session, made by whoever starts it.
+    num_cpus, num_gpus : float or None
+        None: as many as there are.
+    resources : dict of str to float
+    object_store_memory : int or None
+        Bytes; None: a share of the memory.
+    num_redis_shards : int
+    config : Config
+    """
+
+    folder: str
+    num_cpus: float | None
+    num_gpus: float | None
+    resources: dict[str, float]
+    object_store_memory: int | None
+    num_redis_shards: int
+    config: Config
+
+
 def from_environment(environment: Mapping[str, str] = os.environ) -> Config:
     """Return the defaults, changed by what the environment says.
 

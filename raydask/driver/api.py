@@ -18,6 +18,7 @@ from raydask.driver.remote_function import RemoteFunction
 from raydask.driver.session import Session, current_session, find_session, install_session
 from raydask.errors import ClusterUnavailableError, UsageError
 from raydask.ids import ActorID, is_put, task_of
+from raydask.session_folder import new_session_folder
 from raydask.task import RESOURCE_UNIT
 
 _ABSENT: Any = object()
@@ -137,7 +138,7 @@ def _session_options(
     resources: Mapping[str, float] | None,
     object_store_memory: int | None,
     num_redis_shards: Any,
-) -> launcher.SessionOptions:
+) -> settings.SessionOptions:
     amounts: dict[str, Any] = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
@@ -150,8 +151,8 @@ def _session_options(
     if not isinstance(num_redis_shards, int) or not 1 <= num_redis_shards <= 64:
         raise UsageError(f"num_redis_shards must be from 1 to 64, not {num_redis_shards!r}")
     config = settings.from_environment()
-    return launcher.SessionOptions(
-        folder=str(launcher.new_session_folder()),
+    return settings.SessionOptions(
+        folder=str(new_session_folder()),
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         resources={str(name): float(amount) for name, amount in (resources or {}).items()},

@@ -1,9 +1,8 @@
 """Starting a session from a driver, and finding one that runs.
 
-A session is a folder under ``<temporary folder>/raydask-<uid>``, mode 0700, that holds the
-sockets, the Redis folder and the logs; its path is its address.  The driver starts one
-process, the supervisor, and hears on a pipe that the session is up, or why not.  The
-supervisor in turn takes the end of its own standard input to mean that the driver is gone.
+The driver starts one process, the supervisor, and hears on a pipe that the session is up, or
+why not.  The supervisor in turn takes the end of its own standard input to mean that the
+driver is gone.
 """
 
 from __future__ import annotations
@@ -13,66 +12,21 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from raydask.config import Config
+from raydask.config import SessionOptions
 from raydask.errors import ClusterUnavailableError, StartError
+from raydask.session_folder import LATEST, NODE_SOCKET, sessions_root
 from raydask.version import VERSION
 from raydask.wire.connection import BlockingConnection, connect_unix
+from raydask.wire.handshake import await_welcome
 from raydask.wire.messages import Hello, Welcome
 
-NODE_SOCKET = "node.sock"
-LATEST = "latest"
 _STOP_SECONDS = 5.0
-
-
-class SessionOptions(msgspec.Struct, kw_only=True):
-    """What the supervisor is told: the first line of its standard input, as JSON."""
-
-    folder: str
-    num_cpus: float | None
-    num_gpus: float | None
-    resources: dict[str, float]
-    object_store_memory: int | None
-    num_redis_shards: int
-    config: Config
-
-
-def sessions_root() -> Path:
-    """Return the folder of this user's sessions on this machine."""
-    return Path(tempfile.gettempdir()) / f"raydask-{os.getuid()}"
-
-
-def new_session_folder() -> Path:
-    """Make and return the folder of a new session.
-
-    Raises
-    ------
-    StartError
-        The folder cannot be made, or belongs to somebody else.
-    """
-    root = sessions_root()
-    try:
-        root.mkdir(mode=0o700, exist_ok=True)
-        if root.stat().st_uid != os.getuid():
-            raise StartError(f"{root} belongs to another user; set TMPDIR to a folder of yours")
-        folder = Path(tempfile.mkdtemp(prefix=time.strftime("s-%m%d-%H%M%S-"), dir=root))
-    except OSError as error:
-        raise StartError(
-            f"no session folder can be made under {root}: {error}; set TMPDIR to a folder "
-            "that can be written"
-        ) from error
-    if len(str(folder)) > 80:
-        folder.rmdir()
-        raise StartError(
-            f"{folder} is too long a path for unix sockets (107 bytes); set TMPDIR to a shorter one"
-        )
-    return folder
 
 
 class Supervised:
@@ -198,25 +152,3 @@ def connect(
     )
     connection.send_message(hello)
     return connection, await_welcome(connection)
-
-
-def await_welcome(connection: BlockingConnection) -> Welcome:
-    """Return the node's answer to a ``Hello``.
-
-    Raises
-    ------
-    ClusterUnavailableError
-        It refuses, or does not answer.
-    """
-    messages = connection.receive(10.0)
-    if not messages:
-        connection.close()
-        raise ClusterUnavailableError("the node did not answer within 10 s")
-    welcome = messages[0]
-    if not isinstance(welcome, Welcome) or len(messages) > 1:
-        connection.close()
-        raise ClusterUnavailableError(f"the node answered with {messages!r}")
-    if welcome.refusal:
-        connection.close()
-        raise ClusterUnavailableError(welcome.refusal)
-    return welcome

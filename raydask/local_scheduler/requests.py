@@ -189,7 +189,7 @@ class RequestDesk:
                 {
                     "node": node,
                     "alive": True,
-                    "resources": {name: amount / RESOURCE_UNIT for name, amount in total.items()},
+                    "resources": _in_units(total),
                     "available": {
                         name: amount / RESOURCE_UNIT for name, amount in available.items()
                     },
@@ -211,6 +211,10 @@ class RequestDesk:
                 for name, amount in (all_of if total else free).items():
                     summed[name] = summed.get(name, 0) + amount
         return summed
+
+
+def _in_units(resources: dict[str, int]) -> dict[str, float]:
+    return {name: amount / RESOURCE_UNIT for name, amount in resources.items()}
 
 
 _LATER = object()

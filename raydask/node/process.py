@@ -13,11 +13,12 @@ import socket
 import sys
 from pathlib import Path
 
+from raydask.config import SessionOptions
 from raydask.control.redis_store import RedisStore
 from raydask.control.write_behind import WriteBehind
-from raydask.driver.launcher import NODE_SOCKET, SessionOptions
 from raydask.local_scheduler.server import NodeIdentity, NodeServer
 from raydask.object_store.backing import Backing
+from raydask.session_folder import GLOBAL_SOCKET, NODE_SOCKET
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.framing import encode
 from raydask.wire.loop_connection import FrameProtocol
@@ -85,7 +86,7 @@ async def _serve(server: NodeServer, supervisor: socket.socket, folder: str) -> 
         lambda protocol, message: None, lambda protocol, error: gone.set(), server.writes
     )
     await loop.create_connection(lambda: link, sock=supervisor)
-    keeper = loop.create_task(_keep_global(server, os.path.join(folder, "global.sock")))
+    keeper = loop.create_task(_keep_global(server, os.path.join(folder, GLOBAL_SOCKET)))
     server.start(loop, link)
     link.send(NodeReady(""))
     await gone.wait()

@@ -47,11 +47,12 @@ from typing import Any
 
 import msgspec
 
+from raydask.config import SessionOptions
 from raydask.control.redis_server import RedisServer
-from raydask.driver.launcher import LATEST, SessionOptions, sessions_root
 from raydask.errors import RaydaskError
 from raydask.node.sweep import lock_session, sweep
 from raydask.object_store.backing import Backing
+from raydask.session_folder import GLOBAL_SOCKET, LATEST, SECRET, sessions_root
 from raydask.wire.framing import FrameDecoder, encode
 from raydask.wire.messages import ChildExited, EndChild, ForkWorkers, NodeReady
 
@@ -121,7 +122,7 @@ class Supervisor:
             from raydask.global_scheduler.server import run_global_scheduler
 
             run_global_scheduler(
-                str(self._folder / "global.sock"),
+                str(self._folder / GLOBAL_SOCKET),
                 [server.url for server in self._redis],
                 self._password,
                 self._options.config.control_window,
@@ -342,7 +343,7 @@ def die_with_parent(self_pid_of_parent: int) -> None:
 
 def write_secret(folder: Path, secret: str) -> None:
     """Leave the session's secret, which is Redis' password too, where its user can read it."""
-    descriptor = os.open(folder / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(folder / SECRET, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     os.write(descriptor, secret.encode())
     os.close(descriptor)
 

@@ -22,12 +22,13 @@ import socket
 import sys
 from typing import TextIO
 
-from raydask.driver.launcher import NODE_SOCKET, await_welcome
 from raydask.driver.session import Session, install_session
 from raydask.errors import ClusterUnavailableError
+from raydask.session_folder import NODE_SOCKET
 from raydask.version import VERSION
 from raydask.wire.connection import connect_unix
 from raydask.wire.framing import encode
+from raydask.wire.handshake import await_welcome
 from raydask.wire.messages import Hello
 from raydask.worker.allocator import keep_freed_memory
 from raydask.worker.executor import Executor

@@ -23,7 +23,7 @@ PUBLIC_NAMES = "raydask/__init__.py"
 
 LAYERS: tuple[set[str], ...] = (
     {"ids", "errors", "version"},
-    {"task", "config"},
+    {"task", "config", "session_folder"},
     {"serialization"},
     {"wire"},
     {"control", "object_store"},

@@ -1,0 +1,67 @@
+"""The folder of a session: where it is and what is in it.
+
+A session is a folder under ``<temporary folder>/raydask-<uid>``, mode 0700; its path is its
+address.
+
+=====================  ==========================================================
+in it                  what
+=====================  ==========================================================
+``node.sock``          where drivers and workers connect to the node
+``global.sock``        where the node connects to the global scheduler
+``w<process>.sock``    where callers connect to the actor in that worker
+``redis-<shard>/``     a Redis server's socket, log and append-only file
+``secret``             the session's secret, which is Redis' password too
+``logs/``              a log for each process
+``lock``               held by the supervisor as long as it lives
+=====================  ==========================================================
+
+Beside the folders, the link ``latest`` names the session that was started last.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from raydask.errors import StartError
+
+NODE_SOCKET = "node.sock"
+GLOBAL_SOCKET = "global.sock"
+SECRET = "secret"
+LATEST = "latest"
+LONGEST_PATH = 80
+"""Bytes that leave room for a socket's name: the path of one is limited to 107."""
+
+
+def sessions_root() -> Path:
+    """Return the folder of this user's sessions on this machine."""
+    return Path(tempfile.gettempdir()) / f"raydask-{os.getuid()}"
+
+
+def new_session_folder() -> Path:
+    """Make and return the folder of a new session.
+
+    Raises
+    ------
+    StartError
+        The folder cannot be made, or belongs to somebody else.
+    """
+    root = sessions_root()
+    try:
+        root.mkdir(mode=0o700, exist_ok=True)
+        if root.stat().st_uid != os.getuid():
+            raise StartError(f"{root} belongs to another user; set TMPDIR to a folder of yours")
+        folder = Path(tempfile.mkdtemp(prefix=time.strftime("s-%m%d-%H%M%S-"), dir=root))
+    except OSError as error:
+        raise StartError(
+            f"no session folder can be made under {root}: {error}; set TMPDIR to a folder "
+            "that can be written"
+        ) from error
+    if len(str(folder)) > LONGEST_PATH:
+        folder.rmdir()
+        raise StartError(
+            f"{folder} is too long a path for unix sockets (107 bytes); set TMPDIR to a shorter one"
+        )
+    return folder
