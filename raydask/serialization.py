@@ -159,23 +159,13 @@ def serialize(value: object) -> Serialized:
             pickled = _cloudpickle(value, buffers.append)
     finally:
         _nested.reset(token)
-    return Serialized(pickled, _raw_views(buffers), nested)
+    return Serialized(pickled, [buffer.raw() for buffer in buffers], nested)
 
 
 def _cloudpickle(value: object, keep: Callable[[pickle.PickleBuffer], object]) -> bytes:
     import cloudpickle  # heavy, and most programs never need it in most processes
 
     return cloudpickle.dumps(value, protocol=5, buffer_callback=keep)  # type: ignore[no-any-return]
-
-
-def _raw_views(buffers: list[pickle.PickleBuffer]) -> list[memoryview]:
-    views = []
-    for buffer in buffers:
-        try:
-            views.append(buffer.raw())
-        except BufferError:  # not contiguous: numpy never hands those out, others may
-            views.append(memoryview(memoryview(buffer).tobytes()))
-    return views
 
 
 def dumps_code(value: object) -> tuple[bytes, list[ObjectID]]:

@@ -181,6 +181,11 @@ class ActorCaller:
             self._session.hub.arm()
         self._dirty[route.actor_id] = route
 
+    @property
+    def has_buffered(self) -> bool:
+        """Whether calls wait to be sent."""
+        return bool(self._dirty)
+
     def flush(self) -> bool:
         """Send all buffered calls; say whether there were any."""
         if not self._dirty:

@@ -150,6 +150,16 @@ class Outbox:
             return True
 
     @property
+    def is_due(self) -> bool:
+        """Whether something waits that nobody has sent for as long as a batch may wait.
+
+        Asked by the background thread a thousand times a second: it takes no lock.
+        """
+        references = self._references
+        waits = self._entries or references.dropped or references.has_news
+        return bool(waits) and self.age >= BATCH_SECONDS
+
+    @property
     def age(self) -> float:
         """Seconds since the last flush."""
         return self._clock() - self._flushed_at

@@ -156,6 +156,11 @@ class ReferenceTable:
                     self.abandoned.discard(object_id)
                     self._released[object_id] = None
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything that the node must learn."""
+        return bool(self._acquired or self._released)
+
     def take_acquired(self) -> list[ObjectID]:
         """Return what the node must learn that this process holds."""
         if not self._acquired:

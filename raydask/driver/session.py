@@ -114,7 +114,7 @@ class Session:
             arena, welcome.arena_size, self._request_region, slab_size=welcome.slab_size
         )
         self.codec = ValueCodec(self.store, self.references, welcome.inline_limit)
-        self.hub = Hub(self.flush)
+        self.hub = Hub(self._flush_what_is_due)
         self.outbox = Outbox(connection, self.references, self.store.take_retired, self.hub.arm)
         self.actors = ActorCaller(self)
         self.references.on_escape = self._escape
@@ -181,6 +181,11 @@ class Session:
             return self.outbox.flush() or called
         except ConnectionLost:
             return False  # whoever reads the connection learns of it too, and says so
+
+    def _flush_what_is_due(self) -> bool:
+        if self.actors.has_buffered or self.outbox.is_due:
+            return self.flush()
+        return False
 
     def _send_now(self, *messages: object) -> None:
         self.check_lost()

@@ -299,10 +299,13 @@ class Supervisor:
 
     # --- end ------------------------------------------------------------------------------
 
-    def end(self) -> None:
-        """End every child and remove what the session left in the file system."""
+    def end(self, failure: str) -> None:
+        """End every child and remove what the session left in the file system.
+
+        `failure` says why the session could not be started, if it is that.
+        """
         if not self._ready:
-            report({"error": self._reason or "the session could not be started"})
+            report({"error": failure or self._reason or "the session could not be started"})
         children = [pid for pid in (self._node, self._global, *self._workers) if pid]
         children += [server.pid for server in self._redis if server.pid]
         for pid in children:
@@ -403,14 +406,15 @@ def main() -> None:
     sweep(folder.parent)
     lock = lock_session(folder)
     supervisor = Supervisor(options)
+    failure = ""
     try:
         redirect_to_log(folder, "supervisor")
         supervisor.start()
         supervisor.run()
     except RaydaskError as error:
-        report({"error": str(error)})
+        failure = str(error)
     finally:
-        supervisor.end()
+        supervisor.end(failure)
         os.close(lock)
 
 

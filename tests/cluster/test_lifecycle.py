@@ -235,7 +235,8 @@ def test_a_driver_that_ends_takes_its_session_with_it(end: str) -> None:
     )
     code, out, err = run_driver(source)
     assert code in (0, -15), err
-    assert err == ""
+    if end != "daemon thread":  # whose get is told that the session has ended
+        assert err == ""
     eventually(lambda: is_gone(out.strip()))
 
 

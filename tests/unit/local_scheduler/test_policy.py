@@ -50,7 +50,7 @@ def test_priority_beats_depth_and_depth_beats_submission() -> None:
     assert keys == sorted(keys)
 
 
-@given(st.lists(st.tuples(st.integers(0, 99), st.sampled_from("push pop remove".split()))))
+@given(st.lists(st.tuples(st.integers(0, 99), st.sampled_from(["push", "pop", "remove"]))))
 def test_ready_queue_is_a_sorted_list(steps: list[tuple[int, str]]) -> None:
     queue = ReadyQueue(1, {})
     model: list[tuple[int, TaskRecord]] = []
@@ -74,9 +74,15 @@ def test_ready_queue_is_a_sorted_list(steps: list[tuple[int, str]]) -> None:
 def test_a_pipeline_takes_so_many_seconds_and_tasks() -> None:
     pipeline = Pipeline(0.004, 4)
 
-    assert len(pipeline.take(filled(*(task_of_cost(0.001) for _ in range(9))), worker_with(), 9)) == 4
-    assert len(pipeline.take(filled(*(task_of_cost(0.003) for _ in range(9))), worker_with(), 9)) == 1
-    assert len(pipeline.take(filled(*(task_of_cost(0.001) for _ in range(9))), worker_with(), 2)) == 2
+    assert (
+        len(pipeline.take(filled(*(task_of_cost(0.001) for _ in range(9))), worker_with(), 9)) == 4
+    )
+    assert (
+        len(pipeline.take(filled(*(task_of_cost(0.003) for _ in range(9))), worker_with(), 9)) == 1
+    )
+    assert (
+        len(pipeline.take(filled(*(task_of_cost(0.001) for _ in range(9))), worker_with(), 2)) == 2
+    )
     assert not pipeline.take(filled(task_of_cost(0.001)), worker_with(4), 1)
     assert not pipeline.take(filled(task_of_cost(0.001)), worker_with(1, 0.0035), 1)
     assert not pipeline.take(filled(), worker_with(), 1)
@@ -163,8 +169,11 @@ def test_what_no_set_of_devices_could_give_is_infeasible() -> None:
     assert Resources({"GPU": 25_000}, []).feasible({"GPU": 25_000})
 
 
-@given(st.lists(st.tuples(st.sampled_from((1_000, 3_000, 5_000, 10_000, 15_000, 20_000)),
-                          st.integers(0, 3))))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((1_000, 3_000, 5_000, 10_000, 15_000, 20_000)), st.integers(0, 3))
+    )
+)
 def test_devices_are_never_given_twice(steps: list[tuple[int, int]]) -> None:
     resources = Resources({"GPU": 3 * UNIT}, [0, 1, 2])
     given_out: list[tuple[list[int], int]] = []

@@ -78,9 +78,7 @@ def test_an_error_stands_in_the_place_of_each_return(outcomes: Outcomes) -> None
 def test_what_somebody_asked_for_is_no_failure_of_the_function(
     outcomes: Outcomes, kind: type[Exception]
 ) -> None:
-    status, values, retryable = outcomes.failure(
-        TASK, template(retry_exceptions=b""), kind("stop")
-    )
+    status, values, retryable = outcomes.failure(TASK, template(retry_exceptions=b""), kind("stop"))
 
     assert (status, retryable) == (TaskStatus.CANCELLED, False)
     assert type(deserialize_error(values[0].data)) is kind
@@ -133,6 +131,4 @@ def test_code_is_unpickled_once() -> None:
 def test_code_that_cannot_be_unpickled_says_why() -> None:
     code = b"cnowhere\nf\n."
     with pytest.raises(UsageError, match="module.f cannot be loaded.*nowhere"):
-        load_code(
-            TaskTemplate(function_id(code), "module.f"), {function_id(code): code}
-        )
+        load_code(TaskTemplate(function_id(code), "module.f"), {function_id(code): code})
