@@ -138,8 +138,12 @@ class ActorCaller:
                 self._fail([call], route.cause)
                 return refs
             route.queue.submit(call)
+            if packed.borrowed:
+                self._await_node(route, call)
             if packed.dependencies:
                 self._await_inputs(route, call, packed.dependencies)
+            elif packed.borrowed:
+                pass  # it goes when the node has answered
             elif route.connection is not None:
                 self._buffered(route)
         return refs
@@ -161,6 +165,21 @@ class ActorCaller:
             self._session.outbox.add(Get(missing, False, []))
         if call.missing:
             self._session.hub.arm()
+
+    def _await_node(self, route: _Route, call: Call) -> None:
+        """Hold a call back until the node has read all that this process has told it.
+
+        The actor will ask the node for what the refs among the arguments refer to, on a
+        connection of its own: the node must have heard of it by then.
+        """
+        call.missing += 1
+        self._session.after_node(partial(self._node_knows, route, call))
+
+    def _node_knows(self, route: _Route, call: Call) -> None:
+        with self._lock:
+            call.missing -= 1
+            if not call.missing and route.connection is not None:
+                self._buffered(route)
 
     def _input_came(self, route: _Route, call: Call, index: int, value: ObjectValue) -> None:
         with self._lock:

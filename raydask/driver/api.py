@@ -194,6 +194,7 @@ def ensure_session() -> Session:
     if session is None:
         init()
         session = current_session()
+    session.check_lost()
     return session
 
 

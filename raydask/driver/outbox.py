@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from raydask.driver.references import ReferenceTable
 from raydask.task import TaskSpec, TaskTemplate
-from raydask.wire.connection import BlockingConnection
+from raydask.wire.connection import BlockingConnection, ConnectionLost
 from raydask.wire.framing import encode
 from raydask.wire.messages import (
     Acquire,
@@ -172,6 +172,9 @@ class Outbox:
     def _added(self) -> None:
         self._count += 1
         if self._count >= BATCH_SIZE or self._clock() - self._flushed_at > BATCH_SECONDS:
-            self.flush()
+            try:
+                self.flush()
+            except ConnectionLost:
+                pass  # whoever reads the connection learns of it too, and says so
         elif self._count == 1:
             self._arm()

@@ -121,6 +121,7 @@ class Session:
         self.observers: dict[TaskID, Callable[[TaskID, int], None]] = {}
         self._request_numbers = itertools.count(1).__next__
         self._replies: dict[int, Reply] = {}
+        self._when_answered: dict[int, Callable[[], None]] = {}
         self._template_numbers = itertools.count().__next__
         self._exported: set[FunctionID] = set()
         self._export_lock = threading.Lock()
@@ -474,6 +475,13 @@ class Session:
             raise deserialize_error(reply.error)
         return msgspec.msgpack.decode(reply.payload, type=result)
 
+    def after_node(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the node has read everything that was said before this."""
+        number = self._request_numbers()
+        self._when_answered[number] = callback
+        self.outbox.add(Request(number, "barrier", msgspec.msgpack.encode(None)))
+        self.hub.arm()
+
     def _request_region(self, size: int) -> int:
         return self.request("region", size, int)
 
@@ -487,7 +495,11 @@ class Session:
         self.mailbox.mark_ready(message.object_ids)
 
     def _on_reply(self, message: Reply) -> None:
-        self._replies[message.number] = message
+        callback = self._when_answered.pop(message.number, None)
+        if callback is None:
+            self._replies[message.number] = message
+        else:
+            callback()
 
     def _on_progress(self, message: Progress) -> None:
         for task_id, step in message.steps:

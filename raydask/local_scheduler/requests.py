@@ -51,7 +51,7 @@ class RequestDesk:
         self._view: dict[int, tuple[dict[str, int], dict[str, int], float]] = {}
         self._operations: dict[str, Callable[[Peer, int, bytes], object]] = {
             "region": self._region,
-            "acquire": self._acquire,
+            "barrier": self._barrier,
             "leave": self._leave,
             "cancel": self._cancel,
             "kill_actor": self._kill_actor,
@@ -123,8 +123,8 @@ class RequestDesk:
     def _region(self, peer: Peer, number: int, payload: bytes) -> object:
         return self._server.grant(peer, msgspec.msgpack.decode(payload, type=int))
 
-    def _acquire(self, peer: Peer, number: int, payload: bytes) -> object:
-        # The Acquire itself came before the request; its answer says that it has been read.
+    def _barrier(self, peer: Peer, number: int, payload: bytes) -> object:
+        # The answer says that everything before the request has been read and acted on.
         return True
 
     # --- tasks and actors -----------------------------------------------------------------

@@ -196,10 +196,14 @@ class LocalScheduler:
             if actor.creation.job == job and actor.creation not in kept_tasks:
                 self._work.end_actor(actor, "its driver has ended")
         error = serialize_error(TaskCancelledError("the driver of the task has ended"))
+        kept_processes = {worker.process for worker in kept_workers if worker is not None}
         ours = [
             task
             for task in self.tasks.values()
-            if task.job == job and task.state in OPEN and task not in kept_tasks
+            if task.job == job
+            and task.state in OPEN
+            and task not in kept_tasks
+            and task.submitter not in kept_processes
         ]
         self._work.cancel_all(ours, error, force=True)
         for worker in self.pool.workers.values():

@@ -191,7 +191,7 @@ class TaskTable:
         template = task.template
         status = result.status
         if status != _OK or result.duration >= _NOTABLE_SECONDS:
-            self._note(task, _EVENT_KINDS.get(status, "FAILED"))
+            self._note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
         if template.template.kind == TaskKind.ACTOR_CREATION:
             self._creation_ended(worker, task, result)
             return

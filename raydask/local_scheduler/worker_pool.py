@@ -33,6 +33,11 @@ from raydask.wire.messages import (
 _CPU = "CPU"
 _GPU = "GPU"
 _FRESH = 0
+_FREE_TASKS_PER_WORKER = 8
+"""How many tasks that ask for no resources run at once for each worker that is kept."""
+_FAILURES_BY_CHANCE = 2
+_SHORTEST_PAUSE = 0.05
+_LONGEST_PAUSE = 5.0
 
 
 class PoolSettings(NamedTuple):
@@ -89,6 +94,9 @@ class WorkerPool:
         self._idle: dict[int, dict[ProcessNumber, WorkerRecord]] = {}
         self._queues: dict[tuple[Any, ...], ReadyQueue] = {}
         self._starting = 0
+        self._failures = 0
+        self._start_again_at = 0.0
+        self._now = 0.0
         self._timed: dict[TaskID, TaskRecord] = {}
 
     # --- workers come and go --------------------------------------------------------------
@@ -98,19 +106,24 @@ class WorkerPool:
         self._start(self._settings.idle)
 
     def _start(self, count: int) -> None:
-        if count > 0:
+        if count > 0 and self._now >= self._start_again_at:
             self._starting += count
             self._outgoing.actions.append(StartWorkers(count))
 
     def join(self, process: ProcessNumber, pid: int, now: float) -> None:
         """Note a worker that is up."""
         self._starting = max(0, self._starting - 1)
+        self._failures = 0
         worker = self.workers[process] = WorkerRecord(process, pid, now)
         self._idle.setdefault(_FRESH, {})[process] = worker
 
     def failed_to_start(self, count: int) -> None:
-        """Note workers that will never come."""
+        """Note workers that will never come; if that goes on, others start ever later."""
         self._starting = max(0, self._starting - count)
+        self._failures += count
+        if self._failures > _FAILURES_BY_CHANCE:
+            pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**self._failures)
+            self._start_again_at = self._now + pause
 
     def leave(self, worker: WorkerRecord) -> list[TaskRecord]:
         """Forget a worker that has ended; return what it had been given, in order."""
@@ -192,6 +205,7 @@ class WorkerPool:
 
     def schedule(self, now: float) -> None:
         """Give ready tasks to workers, as far as there are any free."""
+        self._now = now
         queues = [queue for queue in self._queues.values() if queue]
         if not queues:
             return
@@ -206,6 +220,10 @@ class WorkerPool:
         shape = head.template.shape
         room = self.resources.how_often(queue.resources, len(queue))
         for_actors = shape[1]
+        if not for_actors and not any(queue.resources.values()):
+            # Nothing else bounds how many of these run at once.
+            limit = _FREE_TASKS_PER_WORKER * self._settings.idle
+            room = min(room, max(0, limit - len(queue.workers)))
         while room:
             worker = self._take_idle(queue.job)
             if worker is None:

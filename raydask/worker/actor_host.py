@@ -313,7 +313,7 @@ class ActorHost:
         if lent is not None and session.references.end_loan(lent):
             # The caller lets go of its arguments when it has the answer; the node must know
             # before that that this actor keeps some of them.
-            session.request("acquire", None, bool)
+            session.request("barrier", None, bool)
         for value in result.values:
             if value.kind == _STORED or value.nested:
                 self._hand_to_node(call.caller, result.values)

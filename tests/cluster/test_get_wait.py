@@ -283,9 +283,7 @@ def test_many_threads_get_at_once() -> None:
     def work(start: int) -> bool:
         refs = [square.remote(i) for i in range(start, start + 50)]
         one_by_one = [raydask.get(ref) for ref in refs[:10]]
-        return one_by_one + raydask.get(refs[10:]) == [
-            i * i for i in range(start, start + 50)
-        ]
+        return one_by_one + raydask.get(refs[10:]) == [i * i for i in range(start, start + 50)]
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(0, 1600, 50)))

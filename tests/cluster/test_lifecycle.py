@@ -105,9 +105,7 @@ def test_a_ref_of_an_ended_session_is_told() -> None:
         ({"address": "auto", "num_cpus": 1}, "leave them out to join it"),
     ],
 )
-def test_bad_arguments_are_refused_and_start_nothing(
-    options: dict[str, Any], message: str
-) -> None:
+def test_bad_arguments_are_refused_and_start_nothing(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         raydask.init(**options)
     assert not raydask.is_initialized() and not sessions()
@@ -336,7 +334,9 @@ def test_the_folder_of_a_session_that_was_killed_whole_is_swept() -> None:
 
 
 def test_importing_raydask_is_light() -> None:
-    code = "import sys, raydask; print([m for m in ('redis', 'numpy', 'asyncio') if m in sys.modules])"
+    code = (
+        "import sys, raydask; print([m for m in ('redis', 'numpy', 'asyncio') if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=10
     )

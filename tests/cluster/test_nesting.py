@@ -69,7 +69,9 @@ def test_threads_of_a_task_get() -> None:
         double = raydask.remote(lambda x: 2 * x)
         with ThreadPoolExecutor(4) as pool:
             # These threads hold no CPU; the task's own thread, which waits, does.
-            futures = [pool.submit(raydask.get, double.options(num_cpus=0).remote(i)) for i in range(8)]
+            futures = [
+                pool.submit(raydask.get, double.options(num_cpus=0).remote(i)) for i in range(8)
+            ]
             return [future.result() for future in futures]
 
     assert raydask.get(main.remote(), timeout=30) == list(range(0, 16, 2))

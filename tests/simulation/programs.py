@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from raydask.driver.object_ref import ObjectRef
 from raydask.errors import (
@@ -16,18 +17,27 @@ from raydask.errors import (
 from raydask.ids import function_id
 from raydask.task import ActorOptions, TaskKind, TaskTemplate
 from raydask.testing.processes import Context
-from raydask.testing.programs import Compute, Get, Given, Made, ProgramFailed, Run, Wait
+from raydask.testing.programs import (
+    Compute,
+    Get,
+    Given,
+    Made,
+    Program,
+    ProgramFailed,
+    Run,
+    Wait,
+)
 
 SECONDS = (0.00001, 0.0001, 0.0005, 0.002, 0.02, 0.2)
 
 
-def template(name: str, **options: object) -> TaskTemplate:
+def template(name: str, **options: Any) -> TaskTemplate:
     resources = options.pop("resources", {"CPU": 10_000})
     made: TaskTemplate = TaskTemplate(
         function_id(name.encode()),
         name,
         resources=resources,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     return made
 
@@ -128,7 +138,7 @@ def actor(context: Context, given: Given) -> Run:
     return [Made(given.refs)]
 
 
-PROGRAMS = {"leaf": leaf, "failing": failing, "tree": tree, "actor": actor}
+PROGRAMS: dict[str, Program] = {"leaf": leaf, "failing": failing, "tree": tree, "actor": actor}
 
 
 class Story:

@@ -94,7 +94,7 @@ def test_history_in_which_drivers_leave_at_any_time(seed: int) -> None:
     st.integers(1, 40),
     st.sampled_from((0.0, 0.1)),
 )
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_short_histories_of_few_kinds_of_tasks(
     seed: int, kinds: list[TaskTemplate], steps: int, crash: float
 ) -> None:

@@ -36,7 +36,7 @@ OWN = sorted(
 )
 
 
-class Curious(Exception):
+class CuriousError(Exception):
     """Wants an argument that it does not keep."""
 
     def __init__(self, one: int, *, two: int) -> None:
@@ -45,13 +45,13 @@ class Curious(Exception):
         self.two = two
 
 
-class Unpicklable(Exception):
+class UnpicklableError(Exception):
     def __init__(self) -> None:
         super().__init__("has a generator")
         self.generator = (number for number in ())
 
 
-class Final(Exception):
+class FinalError(Exception):
     def __init_subclass__(cls) -> None:
         raise TypeError("no subclasses")
 
@@ -96,14 +96,14 @@ def test_fields_of_built_in_errors_survive() -> None:
 
 
 def test_a_users_error_keeps_its_type_fields_and_message() -> None:
-    error = task_error(Curious(1, two=2), "", "f", "")
+    error = task_error(CuriousError(1, two=2), "", "f", "")
 
-    assert isinstance(error, Curious) and isinstance(error, TaskError)
+    assert isinstance(error, CuriousError) and isinstance(error, TaskError)
     assert (error.one, error.two, str(error)) == (1, 2, "1 and 2")
 
 
 def test_an_error_that_cannot_be_unpickled_keeps_its_text() -> None:
-    error = crossed(Curious(1, two=2))
+    error = crossed(CuriousError(1, two=2))
 
     assert isinstance(error, TaskError)
     assert "1 and 2" in str(error)
@@ -111,7 +111,7 @@ def test_an_error_that_cannot_be_unpickled_keeps_its_text() -> None:
 
 
 def test_an_error_that_cannot_be_pickled_keeps_its_text() -> None:
-    error = crossed(Unpicklable())
+    error = crossed(UnpicklableError())
 
     assert isinstance(error, TaskError)
     assert "has a generator" in str(error)
@@ -119,10 +119,10 @@ def test_an_error_that_cannot_be_pickled_keeps_its_text() -> None:
 
 
 def test_a_type_that_refuses_subclasses_is_the_cause() -> None:
-    error = crossed(Final("x"))
+    error = crossed(FinalError("x"))
 
     assert type(error) is TaskError
-    assert type(error.cause) is Final and str(error) == "x"
+    assert type(error.cause) is FinalError and str(error) == "x"
 
 
 def test_an_error_that_passes_through_two_tasks_has_one_layer() -> None:

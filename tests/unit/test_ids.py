@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydask import ids
@@ -13,6 +13,7 @@ from raydask.ids import NodeNumber, ProcessNumber
 NUMBERS = st.integers(0, 2**32 - 1)
 
 
+@settings(derandomize=True, deadline=None)
 @given(NUMBERS, NUMBERS, NUMBERS)
 def test_identifiers_carry_their_origin(node: int, process: int, index: int) -> None:
     source = ids.IDSource(NodeNumber(node), ProcessNumber(process))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydask.ids import IDSource, NodeNumber, ObjectID, ProcessNumber
@@ -90,6 +90,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(derandomize=True, deadline=None)
 @given(VALUES)
 def test_plain_values_come_back(value: object) -> None:
     assert both_ways(value) == [value, value]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydask.actor.ordering import WINDOW_BYTES, WINDOW_CALLS, Call, CallQueue
@@ -94,6 +94,7 @@ def test_only_unsent_calls_can_be_taken_out() -> None:
     assert len(queue) == 0
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.lists(st.sampled_from(["submit", "send", "answer", "die", "cancel"]), max_size=60))
 def test_every_call_ends_exactly_once_and_starts_in_order(steps: list[str]) -> None:
     queue = CallQueue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydask.ids import FunctionID, IDSource, NodeNumber, ProcessNumber
@@ -50,6 +50,7 @@ def test_priority_beats_depth_and_depth_beats_submission() -> None:
     assert keys == sorted(keys)
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 99), st.sampled_from(["push", "pop", "remove"]))))
 def test_ready_queue_is_a_sorted_list(steps: list[tuple[int, str]]) -> None:
     queue = ReadyQueue(1, {})
@@ -169,6 +170,7 @@ def test_what_no_set_of_devices_could_give_is_infeasible() -> None:
     assert Resources({"GPU": 25_000}, []).feasible({"GPU": 25_000})
 
 
+@settings(derandomize=True, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from((1_000, 3_000, 5_000, 10_000, 15_000, 20_000)), st.integers(0, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydask.ids import ObjectID, TaskID
@@ -28,6 +28,7 @@ EXAMPLES: list[Any] = [
 ]
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.lists(st.sampled_from(EXAMPLES), max_size=8), st.lists(st.integers(1, 700), min_size=1))
 def test_any_cut_gives_the_same_messages(sent: list[Any], sizes: list[int]) -> None:
     stream = b"".join(map(encode, sent))
@@ -54,6 +55,7 @@ def test_every_kind_of_buffer_is_read_and_none_is_kept(kind: Any) -> None:
     assert decoder.feed(encode(EXAMPLES[1])[7:]) == [EXAMPLES[1]]
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.binary(max_size=300), st.integers(1, 50))
 def test_garbage_is_refused_or_waited_on_but_raises_nothing_else(data: bytes, size: int) -> None:
     decoder = FrameDecoder()
@@ -64,6 +66,7 @@ def test_garbage_is_refused_or_waited_on_but_raises_nothing_else(data: bytes, si
         pass
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.integers(0, len(messages.FRAME_TYPES) - 1), st.binary(max_size=60))
 def test_a_body_of_garbage_is_a_message_or_malformed(number: int, body: bytes) -> None:
     try:
