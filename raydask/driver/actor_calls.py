@@ -272,9 +272,7 @@ class ActorCaller:
     def _deliver(self, values: list[ObjectValue]) -> None:
         if self._promised:
             for value in values:
-                if value.object_id in self._promised:
-                    self._promised.discard(value.object_id)
-                    self._session.outbox.add_put(value)
+                self.keep_promise(value)
         self._session.mailbox.deliver(values)
         abandoned = self._session.references.abandoned
         if abandoned:
@@ -286,6 +284,14 @@ class ActorCaller:
         if references.private or references.abandoned or self._promised:
             references.came_by_node([value.object_id for value in values])
             self._promised.difference_update([value.object_id for value in values])
+
+    def keep_promise(self, value: ObjectValue) -> None:
+        """Put the value, if it is one that was promised and has not been put."""
+        # In one step: whoever finds that another thread has put it may rely on that.
+        with self._lock:
+            if value.object_id in self._promised:
+                self._promised.discard(value.object_id)
+                self._session.outbox.add_put(value)
 
     def promise(self, object_id: ObjectID) -> None:
         """See that the node gets this result when it comes."""

@@ -445,13 +445,15 @@ class Session:
 
     def _escape(self, object_id: ObjectID) -> None:
         """Tell the node of an actor's result, because its ref is about to leave."""
-        self.references.private.discard(object_id)
+        # Promised first: whether the value has come is only then a question with one answer.
+        self.actors.promise(object_id)
         value = self.mailbox.values.get(object_id)
         if value is None:
             self.outbox.add(Promise([object_id]))
-            self.actors.promise(object_id)
-            return
-        self.outbox.add_put(value)
+        else:
+            self.actors.keep_promise(value)
+        # Last: from here on other threads ask the node for it, which must have heard of it.
+        self.references.private.discard(object_id)
 
     # --- requests -------------------------------------------------------------------------
 

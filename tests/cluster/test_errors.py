@@ -215,7 +215,7 @@ def test_a_result_whose_unpickling_fails_raises_that_in_get() -> None:
             return _refuse, ()
 
     with pytest.raises(RuntimeError, match="not to be unpickled"):
-        raydask.get(raydask.remote(lambda: Bomb()).remote())
+        raydask.get(raydask.remote(lambda kind=Bomb: kind()).remote())
     assert raydask.get(raydask.put(1)) == 1
 
 

@@ -195,7 +195,7 @@ def test_results_can_be_taken_in_the_order_in_which_they_come() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda ref: raydask.wait(ref), "takes a list of ObjectRefs: wait"),
+        (raydask.wait, "takes a list of ObjectRefs: wait"),
         (lambda ref: raydask.wait([ref, ref]), "refs that all differ"),
         (lambda ref: raydask.wait([ref], num_returns=2), "num_returns must be from 1 to 1, not 2"),
         (lambda ref: raydask.wait([ref], num_returns=0), "num_returns must be from 1"),

@@ -163,3 +163,63 @@ def test_a_ref_in_a_cycle_is_freed_by_the_collector() -> None:
     cycle.append(cycle)
     assert usage()[1] == 1
     del cycle
+
+
+def test_arguments_of_calls_leave_nothing() -> None:
+    @raydask.remote
+    class Reader:
+        def read(self, array: Any, more: list[Any]) -> Any:
+            return array[:10], more
+
+    reader = Reader.remote()
+    for _ in range(20):
+        array = np.ones(100_000)
+        raydask.get(reader.read.remote(array, [array]))
+        raydask.get(reader.read.remote(raydask.put(array), [raydask.put(1)]))
+        reader.read.remote(raydask.remote(np.ones).remote(100_000), [])
+
+
+def test_one_ref_given_twice_leaves_nothing() -> None:
+    add = raydask.remote(lambda a, b, c: a + b + len(c))
+    for _ in range(20):
+        ref = raydask.put(1)
+        assert raydask.get(add.remote(ref, ref, [ref, ref])) == 4
+
+
+def test_several_returns_that_hold_refs() -> None:
+    @raydask.remote(num_returns=3)
+    def make() -> Any:
+        return ([raydask.put(i)] for i in range(3))
+
+    for _ in range(30):
+        _, (second,), _ = raydask.get(make.remote())
+        assert raydask.get(second) == 1
+
+
+def test_promised_results_leave_nothing() -> None:
+    @raydask.remote
+    class Maker:
+        def make(self, size: int) -> Any:
+            return np.ones(size)
+
+    maker = Maker.remote()
+    total = raydask.remote(lambda array: array.sum())
+    for size in (10, 100_000) * 10:
+        assert raydask.get(total.remote(maker.make.remote(size))) == size
+        total.remote(maker.make.remote(size))
+        box = raydask.put([maker.make.remote(size)])
+        assert raydask.get(raydask.get(box))[0].sum() == size
+
+
+def test_errors_leave_nothing() -> None:
+    @raydask.remote
+    class Failing:
+        def fail(self, array: Any) -> None:
+            raise ValueError(len(array))
+
+    failing = Failing.remote()
+    for _ in range(10):
+        with pytest.raises(ValueError, match="100000"):
+            raydask.get(failing.fail.remote(np.ones(100_000)))
+        failing.fail.remote(np.ones(100_000))
+        raydask.remote(lambda array: 1 / 0).remote(raydask.put(np.ones(100_000)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable
 from functools import partial
-from operator import add, mul
+from operator import add, getitem, mul
 from typing import Any
 
 import cloudpickle
@@ -26,12 +26,14 @@ from raydask.compat.dask.conversion import Conversion
 from raydask.compat.dask.literals import SHARED_FROM
 from raydask.compat.dask.ordering import run_order
 from raydask.compat.dask.program import Program
+from raydask.compat.dask.splitting import find_splits
 from raydask.graph import GraphTask, Output
 
 
 def converted(graph: dict[Any, Any], keys: Iterable[Any]) -> Conversion:
     nodes = convert_legacy_graph(graph)
-    return Conversion(nodes, run_order(nodes, keys), {})
+    order = run_order(nodes, keys)
+    return Conversion(nodes, order, {}, find_splits(nodes, order, keys, {}))
 
 
 def run(conversion: Conversion, key: Any) -> Any:
@@ -41,7 +43,8 @@ def run(conversion: Conversion, key: Any) -> Any:
         function = pickle.loads(cloudpickle.dumps(task.function))
         arguments = [_value(argument, results) for argument in task.args]
         keywords = {name: _value(value, results) for name, value in (task.kwargs or {}).items()}
-        results.append(function(*arguments, **keywords))
+        result = function(*arguments, **keywords)
+        results.extend(result if task.num_returns > 1 else [result])
     return conversion.values_of([key], dict(enumerate(results)))[key]
 
 
@@ -207,3 +210,44 @@ def test_array_and_scalar_literals_are_kept_apart() -> None:
 
     assert len(functions(conversion.tasks)) == 1
     np.testing.assert_array_equal(run(conversion, "x4"), [4, 5, 6])
+
+
+def parts(*wanted: Any) -> dict[Any, Any]:
+    """A graph in which ``parts`` is taken apart, and ``sum`` uses the pieces."""
+    graph: dict[Any, Any] = {"parts": (divmod, 17, 5)}
+    graph |= {("part", index): (getitem, "parts", index) for index in wanted}
+    return graph | {"sum": (sum, [("part", index) for index in wanted])}
+
+
+def test_a_result_that_is_only_taken_apart_becomes_several_outputs() -> None:
+    conversion = converted(parts(0, 1), ["sum"])
+
+    assert [task.num_returns for task in conversion.tasks] == [2, 1]
+    assert conversion.keys == ["parts", "sum"]
+    assert run(conversion, "sum") == 3 + 2
+
+
+@pytest.mark.parametrize(
+    ("graph", "keys"),
+    [
+        (parts(0, 1), ["sum", "parts"]),
+        (parts(0, 1) | {"whole": (len, "parts")}, ["sum", "whole"]),
+        (parts(1), ["sum"]),
+    ],
+    ids=["requested", "used whole", "one piece"],
+)
+def test_a_result_that_is_wanted_whole_stays_whole(graph: dict[Any, Any], keys: list[str]) -> None:
+    conversion = converted(graph, keys)
+
+    assert all(task.num_returns == 1 for task in conversion.tasks)
+    assert run(conversion, "sum") == sum(divmod(17, 5)[index] for _, index in _pieces(graph))
+
+
+def test_a_piece_can_be_requested() -> None:
+    conversion = converted(parts(0, 1), [("part", 1), "sum"])
+
+    assert run(conversion, ("part", 1)) == 2
+
+
+def _pieces(graph: dict[Any, Any]) -> list[Any]:
+    return [key for key in graph if isinstance(key, tuple)]
