@@ -142,7 +142,7 @@ class TaskEntry(msgspec.Struct, omit_defaults=True):
     id, name : str
     state : TaskState
     job, node : int
-        The job it belongs to, and the node it was last sent to.
+        The job it belongs to, and its home.
     template : TemplateEntry
     args : bytes
         As in ``TaskSpec``.
@@ -158,6 +158,8 @@ class TaskEntry(msgspec.Struct, omit_defaults=True):
         Why it failed.
     depth : int
         As in ``TaskSpec``.
+    parent : str
+        The id of the task that submitted it; empty for a driver's.
     """
 
     id: str
@@ -176,6 +178,7 @@ class TaskEntry(msgspec.Struct, omit_defaults=True):
     finished: float = 0.0
     error: str = ""
     depth: int = 0
+    parent: str = ""
 
 
 class ObjectEntry(msgspec.Struct, omit_defaults=True):
@@ -390,4 +393,5 @@ def spec_of(task: TaskEntry, template: int) -> TaskSpec:
         dependencies=[ObjectID(bytes.fromhex(text)) for text in task.dependencies],
         borrowed=[ObjectID(bytes.fromhex(text)) for text in task.borrowed],
         depth=task.depth,
+        parent=TaskID(bytes.fromhex(task.parent)),
     )

@@ -111,7 +111,6 @@ class TaskRecord:
         "key",
         "live",
         "missing",
-        "node",
         "retries",
         "spec",
         "started",
@@ -147,7 +146,6 @@ class TaskRecord:
         self.worker_pid = 0
         self.cost = 0.0
         self.deadline = 0.0
-        self.node = 0
         self.submitted = now
         self.started = 0.0
         self.finished = 0.0
@@ -179,6 +177,7 @@ class TaskRecord:
                 finished=self.finished,
                 error=self.error,
                 depth=spec.depth,
+                parent=spec.parent.hex(),
             )
         )
 

@@ -21,6 +21,7 @@ SPEC = TaskSpec(
     dependencies=[return_id(IDS.next_task_id(), 1)],
     borrowed=[IDS.next_put_id()],
     depth=3,
+    parent=TaskID(bytes(range(16, 32))),
 )
 
 TEMPLATES = [
@@ -54,6 +55,7 @@ def entry_of(template: TaskTemplate) -> TaskEntry:
         dependencies=[each.hex() for each in SPEC.dependencies],
         borrowed=[each.hex() for each in SPEC.borrowed],
         depth=SPEC.depth,
+        parent=SPEC.parent.hex(),
     )
 
 
