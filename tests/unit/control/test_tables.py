@@ -21,7 +21,7 @@ SPEC = TaskSpec(
     dependencies=[return_id(IDS.next_task_id(), 1)],
     borrowed=[IDS.next_put_id()],
     depth=3,
-    parent=TaskID(bytes(range(16, 32))),
+    parent=IDS.next_task_id(),
 )
 
 TEMPLATES = [
