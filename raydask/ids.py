@@ -39,7 +39,6 @@ ActorID = NewType("ActorID", bytes)
 FunctionID = NewType("FunctionID", bytes)
 
 TASK_ID_SIZE = 16
-OBJECT_ID_SIZE = 20
 FUNCTION_ID_SIZE = 16
 
 PUT_INDEX = 1 << 31

@@ -13,7 +13,8 @@ RESTARTING   ``__init__`` raised                             DEAD
 DEAD         anything                                        DEAD
 ===========  ==============================================  =======================
 
-An actor that was ended on purpose (``kill``, its last handle, its job) is not restarted.
+An actor that was ended on purpose (``kill``, its last handle, its job) is dead before its process
+is, and so is not restarted.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Verdict(NamedTuple):
     restarts_left: int
 
 
-def after_death(state: ActorState, restarts_left: int, on_purpose: bool) -> Verdict:
+def after_death(state: ActorState, restarts_left: int) -> Verdict:
     """Return what becomes of an actor whose process has died.
 
     Parameters
@@ -48,10 +49,8 @@ def after_death(state: ActorState, restarts_left: int, on_purpose: bool) -> Verd
     state : ActorState
     restarts_left : int
         -1 means any number.
-    on_purpose : bool
-        Whether somebody wanted it to end.
     """
-    if state == ActorState.DEAD or on_purpose or restarts_left == 0:
+    if state == ActorState.DEAD or restarts_left == 0:
         return Verdict(ActorState.DEAD, 0)
     left = restarts_left - 1 if restarts_left > 0 else restarts_left
     return Verdict(ActorState.RESTARTING, left)

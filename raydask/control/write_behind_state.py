@@ -42,6 +42,19 @@ class Source(Protocol):
         """Return the document."""
 
 
+class Journal(Protocol):
+    """Where changes of one table are noted that the control state shall learn of.
+
+    `DirtyTable` is one; tests have others.
+    """
+
+    def put(self, identifier: Any, source: Source, /) -> None:
+        """Note that the entry is new or has changed; its document is asked for later."""
+
+    def forget(self, identifier: Any, /) -> None:
+        """Note that the entry is no more."""
+
+
 class FixedDocument(NamedTuple):
     """The source of an entry that never changes, such as an exported function."""
 

@@ -105,11 +105,6 @@ class Mailbox:
         callback(value)
         return True
 
-    @property
-    def has_callbacks(self) -> bool:
-        """Whether anything waits without a thread."""
-        return bool(self._callbacks)
-
     def fail_all(self, error: bytes, kind: int) -> None:
         """Give everything that is awaited this serialized error: the node is gone."""
         waiting, self._callbacks = self._callbacks, {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from raydask.control.tables import NamedActorEntry
-from raydask.global_scheduler.records import Journal, NameRecord
+from raydask.global_scheduler.records import NameRecord, RereadJournal
 from raydask.ids import ActorID, NodeNumber, home_of
 
 CLAIM_SECONDS = 30.0
@@ -22,11 +22,11 @@ class NameTable:
 
     Parameters
     ----------
-    journal : Journal
+    journal : RereadJournal
         Of the table of named actors.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: RereadJournal) -> None:
         self._journal = journal
         self._by_key: dict[tuple[str, str], NameRecord] = {}
         self._by_actor: dict[ActorID, NameRecord] = {}

@@ -10,18 +10,12 @@ from typing import Any, Protocol
 
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, encode
 from raydask.control.tables import ActorState as ActorStateName
-from raydask.control.write_behind_state import Source
+from raydask.control.write_behind_state import Journal
 from raydask.ids import ActorID, NodeNumber
 
 
-class Journal(Protocol):
-    """Where changes of one table are noted that the control state shall learn of."""
-
-    def put(self, identifier: Any, source: Source, /) -> None:
-        """Note that the entry has changed; its document is asked for later."""
-
-    def forget(self, identifier: Any, /) -> None:
-        """Note that the entry is no more."""
+class RereadJournal(Journal, Protocol):
+    """A journal that also takes over what an earlier process has written."""
 
     def adopt(self, identifier: Any, /) -> None:
         """Note that the control state holds the entry already."""

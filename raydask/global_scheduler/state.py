@@ -35,7 +35,7 @@ from raydask.global_scheduler.policy import (
     node_for_actor,
     note_placement,
 )
-from raydask.global_scheduler.records import ActorRecord, Journal, NameRecord, NodeRecord
+from raydask.global_scheduler.records import ActorRecord, NameRecord, NodeRecord, RereadJournal
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.messages import (
@@ -62,9 +62,9 @@ _STATE_NAMES: dict[ActorState, ActorStateName] = {
 class Journals(NamedTuple):
     """Where the control state's tables learn what has changed."""
 
-    nodes: Journal
-    actors: Journal
-    names: Journal
+    nodes: RereadJournal
+    actors: RereadJournal
+    names: RereadJournal
 
 
 class Unplaced:

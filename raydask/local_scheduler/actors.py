@@ -102,13 +102,13 @@ class ActorTable:
             self._pool.kill(actor.worker, cause)
             actor.worker = None
 
-    def worker_died(self, actor: ActorRecord, cause: str, on_purpose: bool) -> bool:
+    def worker_died(self, actor: ActorRecord, cause: str) -> bool:
         """Act on the death of the actor's process; say whether the actor is dead now."""
         actor.worker = None
         actor.creation.worker = None
         if actor.state == ActorState.DEAD:
             return True
-        verdict = after_death(actor.state, actor.restarts_left, on_purpose)
+        verdict = after_death(actor.state, actor.restarts_left)
         actor.restarts_left = verdict.restarts_left
         if verdict.state == ActorState.DEAD:
             self._change(actor, ActorState.DEAD, cause)

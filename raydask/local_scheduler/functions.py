@@ -6,8 +6,9 @@ hold on the objects that its closure refers to.
 
 from __future__ import annotations
 
+from raydask.control.write_behind_state import Journal
 from raydask.ids import FunctionID, ObjectID
-from raydask.local_scheduler.objects import Journal, ObjectTable
+from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.records import FunctionRecord
 
 

@@ -11,9 +11,8 @@ A value that nobody holds any more when it comes is freed at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
 
-from raydask.control.write_behind_state import Source
+from raydask.control.write_behind_state import Journal
 from raydask.errors import ObjectLostError, OwnerDiedError
 from raydask.ids import ObjectID, ProcessNumber
 from raydask.local_scheduler.actions import FreeStored
@@ -26,16 +25,6 @@ _STORED = int(ValueKind.STORED)
 _ERROR = int(ValueKind.ERROR)
 
 
-class Journal(Protocol):
-    """Where changes are noted that the control state shall learn of."""
-
-    def put(self, identifier: Any, source: Source, /) -> None:
-        """Note that the entry has changed; its document is asked for later."""
-
-    def forget(self, identifier: Any, /) -> None:
-        """Note that the entry is no more."""
-
-
 class ObjectTable:
     """All objects at home here.
 
@@ -45,6 +34,8 @@ class ObjectTable:
     journal : Journal
     on_task_forgotten : callable
         Told of each finished task whose last return has gone.
+    on_unblocked : callable
+        Told of each process that is sent a value, and which.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from raydask.control.write_behind_state import Source
+from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import (
     TaskCancelledError,
 )
@@ -27,7 +27,7 @@ from raydask.local_scheduler.actions import (
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.interruption import Interruptions
-from raydask.local_scheduler.objects import Journal, ObjectTable
+from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
 from raydask.local_scheduler.policy import Pipeline, Resources
@@ -223,7 +223,7 @@ class LocalScheduler:
         if worker.actor_id is not None:
             actor = self.actors.records.get(worker.actor_id)
             if actor is not None and actor.worker is worker:
-                if self.actors.worker_died(actor, cause, on_purpose=False):
+                if self.actors.worker_died(actor, cause):
                     self._work.actor_is_dead(actor)
         for position, task in enumerate(tasks):
             if task.state == TaskState.ASSIGNED:

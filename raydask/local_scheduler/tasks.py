@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from raydask.control.tables import EventKind, TaskEvent
-from raydask.control.write_behind_state import Source
+from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import ActorDiedError, WorkerCrashedError
 from raydask.ids import ProcessNumber, TaskID, return_id
 from raydask.local_scheduler.actions import SealStored, Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.interruption import Interruptions
-from raydask.local_scheduler.objects import Journal, ObjectTable
+from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
 from raydask.local_scheduler.policy import order_key
@@ -311,7 +311,7 @@ class TaskTable:
             self.fail(task, doom, TaskState.CANCELLED)
         elif task.template.template.kind == TaskKind.ACTOR_CREATION:
             actor = self._actors.creation_of(task)
-            if actor is not None and self._actors.worker_died(actor, cause, on_purpose=False):
+            if actor is not None and self._actors.worker_died(actor, cause):
                 self.actor_is_dead(actor)
         elif not charged:
             task.attempts -= 1

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from raydask.control.write_behind_state import Journal
 from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler.actions import KillWorker, Send, SendControl, StartWorkers
-from raydask.local_scheduler.objects import Journal, ObjectTable
+from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.policy import Pipeline, ReadyQueue, Resources
 from raydask.local_scheduler.records import (

@@ -10,21 +10,18 @@ from raydask.wire.messages import ActorState
 
 
 @pytest.mark.parametrize(
-    ("state", "left", "on_purpose", "expected"),
+    ("state", "left", "expected"),
     [
-        (ActorState.ALIVE, 0, False, (ActorState.DEAD, 0)),
-        (ActorState.ALIVE, 2, False, (ActorState.RESTARTING, 1)),
-        (ActorState.ALIVE, -1, False, (ActorState.RESTARTING, -1)),
-        (ActorState.ALIVE, -1, True, (ActorState.DEAD, 0)),
-        (ActorState.RESTARTING, 1, False, (ActorState.RESTARTING, 0)),
-        (ActorState.PENDING, 1, False, (ActorState.RESTARTING, 0)),
-        (ActorState.DEAD, 5, False, (ActorState.DEAD, 0)),
+        (ActorState.ALIVE, 0, (ActorState.DEAD, 0)),
+        (ActorState.ALIVE, 2, (ActorState.RESTARTING, 1)),
+        (ActorState.ALIVE, -1, (ActorState.RESTARTING, -1)),
+        (ActorState.RESTARTING, 1, (ActorState.RESTARTING, 0)),
+        (ActorState.PENDING, 1, (ActorState.RESTARTING, 0)),
+        (ActorState.DEAD, 5, (ActorState.DEAD, 0)),
     ],
 )
-def test_after_death(
-    state: ActorState, left: int, on_purpose: bool, expected: tuple[ActorState, int]
-) -> None:
-    verdict = after_death(state, left, on_purpose)
+def test_after_death(state: ActorState, left: int, expected: tuple[ActorState, int]) -> None:
+    verdict = after_death(state, left)
     assert verdict == expected
     if state != ActorState.DEAD:
         check_transition(state, verdict.state, "")
