@@ -62,7 +62,9 @@ class WorkerCrashedError(RaydaskError):
     """The worker process died while it ran the task, and no retry was left."""
 
 
-class OutOfMemoryError(WorkerCrashedError, MemoryError):
+# Errors here do not derive from MemoryError: packages that make exceptions picklable for the
+# whole process (tblib, which distributed installs) cannot rebuild its subclasses.
+class OutOfMemoryError(WorkerCrashedError):
     """The task was ended because it would have exhausted the machine's memory."""
 
 
@@ -78,7 +80,7 @@ class OwnerDiedError(ObjectLostError):
     """The process that was to deliver the object died first."""
 
 
-class ObjectStoreFullError(RaydaskError, MemoryError):
+class ObjectStoreFullError(RaydaskError):
     """The object store has no room, and nothing in it can be let go."""
 
 

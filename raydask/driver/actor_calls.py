@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _ERROR = int(ValueKind.ERROR)
 _ELSEWHERE = int(TaskStatus.ELSEWHERE)
+_RECONNECT_SECONDS = 2.0
 
 
 class _Route:
@@ -59,6 +60,7 @@ class _Route:
         "connection",
         "incarnation",
         "known",
+        "located",
         "queue",
         "sent_at",
         "state",
@@ -70,6 +72,7 @@ class _Route:
         self.queue = CallQueue()
         self.connection: BlockingConnection | None = None
         self.known: set[int] = set()
+        self.located: ActorLocated | None = None
         self.unsent = 0
         self.sent_at = 0.0
         self.state = ActorState.PENDING
@@ -324,10 +327,11 @@ class ActorCaller:
             return  # it has died since; the node will say what becomes of it
         self._fail(
             route.queue.process_died(),
-            "its process was restarted while the call was under way; "
+            "its process was restarted, or could not be reached, while the call was under way; "
             "give the actor max_task_retries to have such calls sent again",
         )
         route.connection = connection
+        route.located = message
         route.incarnation = message.incarnation
         route.known = set()
         process = self._session.welcome.process
@@ -340,9 +344,22 @@ class ActorCaller:
     def _on_lost(self, route: _Route, error: BaseException) -> None:
         with self._lock:
             self._disconnect(route)
-            if route.state != ActorState.DEAD:
-                self._session.outbox.add(FollowActor(route.actor_id))
-                self._session.hub.arm()
+            if route.state == ActorState.DEAD:
+                return
+            self._session.outbox.add(FollowActor(route.actor_id))
+            self._session.hub.arm()
+        # Most often its process has died, and the node says so in a moment.  If not, only the
+        # connection has ended, and nobody but this process knows.
+        timer = threading.Timer(_RECONNECT_SECONDS, self._reconnect, (route, route.incarnation))
+        timer.daemon = True
+        timer.start()
+
+    def _reconnect(self, route: _Route, incarnation: int) -> None:
+        with self._lock:
+            located = route.located
+            still = route.connection is None and route.state == ActorState.ALIVE
+            if located is not None and still and located.incarnation == incarnation:
+                self._connect(route, located)
 
     def _disconnect(self, route: _Route) -> None:
         connection = route.connection

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from raydask.local_scheduler.server import NodeServer, Peer
 
 _encode = msgspec.msgpack.encode
-_LAST_LINES_SECONDS = 0.005
+_QUIET_SECONDS = 0.005
+_LONGEST_OUTPUT_SECONDS = 2.0
 
 
 class _Document:
@@ -112,11 +113,18 @@ class RequestDesk:
         document = self._jobs.get(peer.process)
         if document is not None:
             document.entry.state = "FINISHED"
-        # What its tasks have printed is in sockets that are read before the answer goes.
-        asyncio.get_running_loop().call_later(
-            _LAST_LINES_SECONDS, self.answer, peer.process, number, True
-        )
+        self._answer_when_quiet(peer, number, -1, time.monotonic() + _LONGEST_OUTPUT_SECONDS)
         return _LATER
+
+    def _answer_when_quiet(self, peer: Peer, number: int, before: int, deadline: float) -> None:
+        """Answer when nothing more comes of what the driver's tasks have printed."""
+        lines = self._server.lines_forwarded
+        if lines == before or time.monotonic() > deadline:
+            self.answer(peer.process, number, True)
+            return
+        asyncio.get_running_loop().call_later(
+            _QUIET_SECONDS, self._answer_when_quiet, peer, number, lines, deadline
+        )
 
     # --- the object store -----------------------------------------------------------------
 

@@ -128,6 +128,7 @@ class NodeServer:
             config.infeasible_seconds,
         )
         self.writes = PendingWrites()
+        self.lines_forwarded = 0
         self.peers: dict[ProcessNumber, Peer] = {}
         self._by_pid: dict[int, Peer] = {}
         self._process_count = 0
@@ -471,6 +472,7 @@ class NodeServer:
     def _forward_lines(self, peer: Peer, stream: str, lines: list[str]) -> None:
         if peer.log is not None:
             peer.log.write(lines)
+        self.lines_forwarded += len(lines)
         worker = self.core.pool.workers.get(peer.process)
         job = worker.job if worker is not None else peer.job
         name = peer.task_name

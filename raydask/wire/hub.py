@@ -86,6 +86,7 @@ class Hub:
         self._flush = flush
         self._handlers: dict[int, tuple[BlockingConnection, OnMessage, OnLost]] = {}
         self._pending: deque[tuple[OnMessage, Any]] = deque()
+        """Messages that have been read and not handled; the leader's alone."""
         self._lead = threading.Lock()
         self._arrived = threading.Condition()
         self._foreground = 0
@@ -184,7 +185,7 @@ class Hub:
                     try:
                         if done():
                             return True
-                        self._handle_events(self._leader_poll, timeout)
+                        self._handle_events(self._leader_poll, timeout, self._pending)
                     finally:
                         self._lead.release()
                         self._notify()
@@ -207,8 +208,9 @@ class Hub:
         with self._arrived:
             self._arrived.notify_all()
 
-    def _handle_events(self, poller: select.poll, timeout: float | None) -> None:
-        pending = self._pending
+    def _handle_events(
+        self, poller: select.poll, timeout: float | None, pending: deque[tuple[OnMessage, Any]]
+    ) -> None:
         while pending:  # an interrupt, such as Ctrl-C, came between these and the one before
             handle, message = pending.popleft()
             handle(message)
@@ -233,6 +235,10 @@ class Hub:
                 handle, message = pending.popleft()
                 handle(message)
 
+    def _handle_own_events(self, timeout: float) -> None:
+        """Handle what is for the background thread alone, whoever leads meanwhile."""
+        self._handle_events(self._own_poll, timeout, deque())
+
     # --- the background thread ------------------------------------------------------------
 
     def _run_background(self) -> None:
@@ -256,14 +262,14 @@ class Hub:
         if self._foreground:
             # A foreground thread tells nobody when it leaves, which would cost a system call
             # for every get; so look now and then.
-            self._handle_events(self._own_poll, _IDLE_SECONDS)
+            self._handle_own_events(_IDLE_SECONDS)
         elif recent or not self._lead.acquire(blocking=False):
-            self._handle_events(self._own_poll, _QUIET_SECONDS)
+            self._handle_own_events(_QUIET_SECONDS)
         else:
             try:
                 self._background_leads = True
                 if not self._foreground:
-                    self._handle_events(self._full_poll, _IDLE_SECONDS)
+                    self._handle_events(self._full_poll, _IDLE_SECONDS, self._pending)
             finally:
                 self._background_leads = False
                 self._lead.release()
@@ -272,13 +278,13 @@ class Hub:
     def _flush_for_a_while(self) -> None:
         quiet = 0
         while quiet < _QUIET_ROUNDS and not self._stopping:
-            time.sleep(_FLUSH_SECONDS)
+            self._handle_own_events(_FLUSH_SECONDS)
             quiet = 0 if self._flush() else quiet + 1
             if self._foreground:
                 continue
             if quiet and self._lead.acquire(blocking=False):
                 try:
-                    self._handle_events(self._leader_poll, 0)
+                    self._handle_events(self._leader_poll, 0, self._pending)
                 finally:
                     self._lead.release()
                     self._notify()

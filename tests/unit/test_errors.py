@@ -138,7 +138,6 @@ def test_misuse_reads_as_what_python_raises_for_it() -> None:
     assert issubclass(errors.UsageError, ValueError)
     assert issubclass(errors.GetTimeoutError, TimeoutError)
     assert issubclass(errors.ClusterUnavailableError, ConnectionError)
-    assert issubclass(errors.ObjectStoreFullError, MemoryError)
 
 
 def test_what_is_no_error_is_said_to_be_none() -> None:
