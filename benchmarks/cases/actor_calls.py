@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
+from benchmarks.actors import Counter
 from benchmarks.cases.port import Case, Stopwatch
 from benchmarks.contenders.port import HostsActors
 from benchmarks.measurement import Metric, Round
-
-
-class Counter:
-    """The smallest thing with state."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def increment(self) -> int:
-        """Count one further; return the count."""
-        self._count += 1
-        return self._count
 
 
 class ActorCallsSync(Case[HostsActors]):
