@@ -515,7 +515,12 @@ class Session:
 def _print_lines(message: LogLines) -> None:
     for line in message.lines:
         stream = sys.stderr if line.stream == "stderr" else sys.stdout
-        print(f"({line.name} pid={line.pid}) {line.text}", file=stream, flush=True)
+        if stream is None:
+            continue  # a program without a terminal may have closed it
+        # In one write: print() would make two of an unbuffered stream, and the program's own
+        # threads print too.
+        stream.write(f"({line.name} pid={line.pid}) {line.text}\n")
+        stream.flush()
 
 
 def _print_notice(message: Notice) -> None:

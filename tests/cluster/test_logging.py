@@ -33,11 +33,16 @@ class Actor:
         print("an actor's words")
         return "spoken"
 
-print(raydask.get(speak.remote()))
+def say(text):
+    # One write, where print() makes two of an unbuffered stream: a line of a task may come
+    # in between.
+    sys.stdout.write(text + "\\n")
+
+say(raydask.get(speak.remote()))
 actor = Actor.remote()
-print(raydask.get(actor.speak.remote()))
+say(raydask.get(actor.speak.remote()))
 raydask.shutdown()
-print("end")
+say("end")
 """
 
 
