@@ -10,6 +10,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -100,3 +102,11 @@ def no_unexpected_log(request: pytest.FixtureRequest) -> Iterator[None]:
 def _report(wrong: list[str]) -> None:
     if wrong:
         pytest.fail("\n".join(["left behind:", *wrong]), pytrace=False)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for sockets, whose paths must be short: pytest's folders are not."""
+    made = Path(tempfile.mkdtemp(prefix="gs"))
+    yield made
+    shutil.rmtree(made)

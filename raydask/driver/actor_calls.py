@@ -145,9 +145,7 @@ class ActorCaller:
                 self._await_node(route, call)
             if packed.dependencies:
                 self._await_inputs(route, call, packed.dependencies)
-            elif packed.borrowed:
-                pass  # it goes when the node has answered
-            elif route.connection is not None:
+            elif not packed.borrowed and route.connection is not None:
                 self._buffered(route)
         return refs
 
@@ -176,19 +174,16 @@ class ActorCaller:
         connection of its own: the node must have heard of it by then.
         """
         call.missing += 1
-        self._session.after_node(partial(self._node_knows, route, call))
-
-    def _node_knows(self, route: _Route, call: Call) -> None:
-        with self._lock:
-            call.missing -= 1
-            if not call.missing and route.connection is not None:
-                self._buffered(route)
+        self._session.after_node(partial(self._one_less, route, call))
 
     def _input_came(self, route: _Route, call: Call, index: int, value: ObjectValue) -> None:
+        call.values[index] = value
+        self._one_less(route, call)
+
+    def _one_less(self, route: _Route, call: Call) -> None:
+        """Note that one of the things that a call waits for has come."""
         with self._lock:
-            if call.values[index] is None:
-                call.values[index] = value
-                call.missing -= 1
+            call.missing -= 1
             if not call.missing and route.connection is not None:
                 self._buffered(route)
 

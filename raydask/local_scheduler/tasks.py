@@ -200,9 +200,7 @@ class TaskTable:
             template.ended(result.duration)
             task.state = TaskState.FINISHED
         elif result.retryable and task.retries:
-            if task.retries > 0:
-                task.retries -= 1
-            self.run_again(task)
+            self._retry(task)
             return
         else:
             task.state = TaskState.CANCELLED if status == _CANCELLED else TaskState.FAILED
@@ -323,9 +321,13 @@ class TaskTable:
             )
             self.fail(task, serialize_error(error))
         else:
-            if task.retries > 0:
-                task.retries -= 1
-            self._pool.ready(task)
+            self._retry(task)
+
+    def _retry(self, task: TaskRecord) -> None:
+        """Use up one of the task's retries."""
+        if task.retries > 0:
+            task.retries -= 1
+        self.run_again(task)
 
     def run_again(self, task: TaskRecord) -> None:
         """Make a task ready that its worker has given back or failed in, unless it is doomed."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import stat
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,14 +31,6 @@ from tests.unit.global_scheduler.cluster import units
 from tests.unit.global_scheduler.node import DEADLINE, Node, create_actor
 
 IDS = IDSource(NodeNumber(1), ProcessNumber(1))
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    # The path of a socket must be short, and pytest's folders are not.
-    made = Path(tempfile.mkdtemp(prefix="gs"))
-    yield made
-    shutil.rmtree(made)
 
 
 class Server:
