@@ -26,7 +26,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Bytes of the regions from which processes make small stored objects.
     object_store_folder : str
         Where the arena's file lies; empty means anonymous shared memory where the system
-        has it, else the temporary folder.
+        has it, else the temporary folder.  All its room is taken at the start, so that nothing
+        else can use it up; in a file system in memory, such as ``/dev/shm``, that takes
+        the memory itself, and half a second per GB.  A folder with too little room gets a
+        smaller store, or none and anonymous memory is used, with a warning.
+    spill_folder : str
+        Where objects are written that do not fit into memory, in a folder of the session's own;
+        empty means the session's folder.  On a disk: a file system in memory gains nothing.
+    store_high_watermark, store_low_watermark : float
+        Parts of the object store: above the first, objects that nobody reads are written to
+        disk until the second is reached.
+    store_full_seconds : float
+        How long whoever makes an object waits for room in a full object store.
     pipeline_seconds : float
         How much estimated work a worker may hold.
     pipeline_tasks : int
@@ -43,11 +54,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         How long a task that no node could run waits for one that can, before it fails.
     log_bytes : int
         At which size a log file is rotated; one older file is kept.
+    record_call_sites : bool
+        Whether the node is told where in a program each object was made, for `raydask memory`.
+        It makes submitting slower.
+    memory_limit : int
+        Bytes of memory that the session may use, if that is less than machine and cgroup have;
+        0: what those have.  The object store and the memory that tasks can reserve are shares of
+        it, and the monitor counts the workers' private memory and the store against it.
+    memory_usage_threshold : float
+        Part of the memory above which workers are ended, one at a time; 0: never.
+    memory_interval : float
+        Seconds between two measurements of the workers' memory, shorter where it is nearly used
+        up or enforced; 0: none is measured, so no worker is ended for its memory.
+    worker_memory_limit : int
+        Bytes of private memory above which a worker is replaced between two tasks.  Negative: an
+        equal share for each CPU of what the object store leaves; 0: never.
     """
 
     inline_limit: int = 100_000
     slab_size: int = 8 << 20
     object_store_folder: str = ""
+    spill_folder: str = ""
+    store_high_watermark: float = 0.8
+    store_low_watermark: float = 0.6
+    store_full_seconds: float = 30.0
     pipeline_seconds: float = 0.004
     pipeline_tasks: int = 128
     reclaim_after: float = 0.05
@@ -56,6 +86,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     start_timeout: float = 30.0
     infeasible_seconds: float = 30.0
     log_bytes: int = 10_000_000
+    record_call_sites: bool = False
+    memory_limit: int = 0
+    memory_usage_threshold: float = 0.95
+    memory_interval: float = 0.25
+    worker_memory_limit: int = -1
 
 
 class SessionOptions(msgspec.Struct, kw_only=True):

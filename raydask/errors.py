@@ -65,7 +65,7 @@ class WorkerCrashedError(RaydaskError):
 # Errors here do not derive from MemoryError: packages that make exceptions picklable for the
 # whole process (tblib, which distributed installs) cannot rebuild its subclasses.
 class OutOfMemoryError(WorkerCrashedError):
-    """The task was ended because it would have exhausted the machine's memory."""
+    """The task was ended for its memory: the machine's was used up, or its own limit exceeded."""
 
 
 class ActorDiedError(RaydaskError):

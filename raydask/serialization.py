@@ -33,6 +33,7 @@ from typing import Any
 
 from raydask.errors import RaydaskError, TaskError, task_error
 from raydask.ids import ObjectID
+from raydask.pickling import cloud_dumps, plain_dumps
 
 BUFFER_ALIGNMENT = 64
 """Bytes; what vector instructions and Arrow like."""
@@ -144,28 +145,20 @@ def serialize(value: object) -> Serialized:
         return Serialized(pickle.dumps(value, 5), [], [])
     if kind is bytes and len(value) >= _RAW_BYTES_LIMIT:  # type: ignore[arg-type]
         return Serialized(value, [], [], _BYTES_MARK)  # type: ignore[arg-type]
-    buffers: list[pickle.PickleBuffer] = []
     nested: list[ObjectID] = []
     token = _nested.set(nested)
     try:
         try:
-            pickled = pickle.dumps(value, 5, buffer_callback=buffers.append)
+            pickled, buffers = plain_dumps(value)
             portable = b"__main__" not in pickled
         except Exception:  # a __reduce__ may raise anything; cloudpickle has the last word
             portable = False
         if not portable:
-            buffers = []
             nested.clear()
-            pickled = _cloudpickle(value, buffers.append)
+            pickled, buffers = cloud_dumps(value)
     finally:
         _nested.reset(token)
     return Serialized(pickled, [buffer.raw() for buffer in buffers], nested)
-
-
-def _cloudpickle(value: object, keep: Callable[[pickle.PickleBuffer], object]) -> bytes:
-    import cloudpickle  # heavy, and most programs never need it in most processes
-
-    return cloudpickle.dumps(value, protocol=5, buffer_callback=keep)  # type: ignore[no-any-return]
 
 
 def dumps_code(value: object) -> tuple[bytes, list[ObjectID]]:
@@ -178,6 +171,11 @@ def dumps_code(value: object) -> tuple[bytes, list[ObjectID]]:
         return cloudpickle.dumps(value, protocol=5), nested
     finally:
         _nested.reset(token)
+
+
+def has_buffers(data: bytes | memoryview) -> bool:
+    """Say whether the value that `data` holds may have arrays that are views of `data`."""
+    return data[0] == _BUFFERS_MARK
 
 
 def deserialize(data: bytes | memoryview) -> Any:
@@ -197,11 +195,11 @@ def deserialize(data: bytes | memoryview) -> Any:
     return pickle.loads(view[start : start + length], buffers=buffers)
 
 
-def serialize_error(error: BaseException) -> bytes:
-    """Return an error as bytes, degraded to its text where it cannot be pickled."""
+def serialize_failure(error: BaseException) -> Serialized:
+    """Return what a task raised serialized, degraded to its text where it cannot be pickled."""
     try:
-        data = serialize(error).to_bytes()
-        deserialize(data)
+        serialized = serialize(error)
+        deserialize(serialized.to_bytes())
     except Exception:
         text = "".join(traceback.format_exception_only(type(error), error)).strip()
         if isinstance(error, TaskError):
@@ -210,8 +208,13 @@ def serialize_error(error: BaseException) -> bytes:
             )
         else:
             degraded = TaskError(text)
-        data = serialize(degraded).to_bytes()
-    return data
+        serialized = serialize(degraded)
+    return serialized
+
+
+def serialize_error(error: BaseException) -> bytes:
+    """Return an error of the engine's own, which contains no refs, as bytes."""
+    return serialize_failure(error).to_bytes()
 
 
 def deserialize_error(data: bytes) -> BaseException:

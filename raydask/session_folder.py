@@ -12,6 +12,7 @@ in it                  what
 ``redis-<shard>/``     a Redis server's socket, log and append-only file
 ``secret``             the session's secret, which is Redis' password too
 ``logs/``              a log for each process
+``spill/``             objects that did not fit into memory, or a link to where they are
 ``lock``               held by the supervisor as long as it lives
 =====================  ==========================================================
 
@@ -21,6 +22,7 @@ Beside the folders, the link ``latest`` names the session that was started last.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +33,7 @@ NODE_SOCKET = "node.sock"
 GLOBAL_SOCKET = "global.sock"
 SECRET = "secret"
 LATEST = "latest"
+SPILL = "spill"
 LONGEST_PATH = 80
 """Bytes that leave room for a socket's name: the path of one is limited to 107."""
 
@@ -65,3 +68,44 @@ def new_session_folder() -> Path:
             f"{folder} is too long a path for unix sockets (107 bytes); set TMPDIR to a shorter one"
         )
     return folder
+
+
+def make_spill_folder(session: Path, configured: str) -> Path:
+    """Make the folder for a session's spilled objects; return its path within the session.
+
+    Parameters
+    ----------
+    session : Path
+    configured : str
+        The folder that shall hold it, or empty for the session's own.
+
+    Raises
+    ------
+    StartError
+        It cannot be made.
+    """
+    path = session / SPILL
+    try:
+        if configured:
+            Path(configured).mkdir(parents=True, exist_ok=True)
+            target = tempfile.mkdtemp(prefix=f"raydask-{session.name}-", dir=configured)
+            path.symlink_to(target)
+        else:
+            path.mkdir(mode=0o700)
+    except OSError as error:
+        raise StartError(
+            f"objects cannot be spilled to {configured or path}: {error}; set "
+            "RAYDASK_SPILL_FOLDER to a folder that exists and can be written"
+        ) from error
+    return path
+
+
+def remove_session_folder(session: Path) -> None:
+    """Remove a session's folder and what it has spilled elsewhere; never raises."""
+    spilled = session / SPILL
+    try:
+        if spilled.is_symlink():
+            shutil.rmtree(os.readlink(spilled), ignore_errors=True)
+    except OSError:
+        pass  # whoever else removes the session has been quicker
+    shutil.rmtree(session, ignore_errors=True)

@@ -96,6 +96,14 @@ class TaskTemplate(msgspec.Struct, array_like=True, frozen=True):
         Whether its submitter is told when it starts and finishes.
     actor : ActorOptions or None
         For a creation task.
+    in_graph : bool
+        Whether the task is one of a graph that was submitted whole: if it has no inputs, it
+        may be held back while the object store is short of room.
+    max_calls : int
+        After how many calls of the function a worker is replaced; 0 means never.
+    enforced_memory : int
+        Bytes of private memory that it may add to its worker's (an actor: to what its process
+        began with) before it is ended; 0 means that nobody looks.
     """
 
     function_id: FunctionID
@@ -110,6 +118,9 @@ class TaskTemplate(msgspec.Struct, array_like=True, frozen=True):
     writable: bool = False
     observed: bool = False
     actor: ActorOptions | None = None
+    in_graph: bool = False
+    max_calls: int = 0
+    enforced_memory: int = 0
 
 
 class TaskSpec(msgspec.Struct, array_like=True, gc=False):

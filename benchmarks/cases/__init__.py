@@ -16,6 +16,7 @@ from benchmarks.cases.dataframes import Groupby, Merge, Shuffle
 from benchmarks.cases.delayed_tree import DelayedTree
 from benchmarks.cases.large_objects import PassAlong, PutGet
 from benchmarks.cases.noop_tasks import NoopAsync, NoopSync
+from benchmarks.cases.out_of_core import OutOfCoreArray, OutOfCoreShuffle
 from benchmarks.cases.port import Case
 from benchmarks.cases.recursion import DeepRecursion, Fibonacci, FibonacciOneCpu
 from benchmarks.cases.small_objects import SmallPuts
@@ -37,6 +38,8 @@ CASES: dict[str, type[Case[Any]]] = {
         Merge,
         Shuffle,
         WordCount,
+        OutOfCoreArray,
+        OutOfCoreShuffle,
         PutGet,
         Broadcast,
         PassAlong,

@@ -10,11 +10,11 @@ from typing import Any
 
 from benchmarks.contenders.port import (
     ActorProxy,
+    BoundsMemory,
     Handle,
     HoldsObjects,
     HostsActors,
     NestsTasks,
-    SchedulesDask,
 )
 
 
@@ -28,7 +28,7 @@ def fan_out(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) 
         return results
 
 
-class DistributedCluster(HoldsObjects, HostsActors, NestsTasks, SchedulesDask):
+class DistributedCluster(HoldsObjects, HostsActors, NestsTasks, BoundsMemory):
     """``Client(LocalCluster(n_workers=cpus, threads_per_worker=1))``."""
 
     name = "distributed"
@@ -46,10 +46,19 @@ class DistributedCluster(HoldsObjects, HostsActors, NestsTasks, SchedulesDask):
         dask.config.set({"distributed.scheduler.worker-ttl": None})
 
     def start(self) -> None:
+        self._start(memory_limit="auto")
+
+    def start_within(self, memory: int) -> None:
+        self._start(memory_limit=memory // self.cpus)
+
+    def _start(self, memory_limit: int | str) -> None:
         from distributed import Client, LocalCluster
 
         self._cluster = LocalCluster(
-            n_workers=self.cpus, threads_per_worker=1, dashboard_address=None
+            n_workers=self.cpus,
+            threads_per_worker=1,
+            memory_limit=memory_limit,
+            dashboard_address=None,
         )
         self._client = Client(self._cluster)
 

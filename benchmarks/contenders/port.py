@@ -128,3 +128,11 @@ class SchedulesDask(Contender):
     @abstractmethod
     def compute(self, collections: Sequence[Any]) -> list[Any]:
         """Compute collections together, as ``dask.compute`` does."""
+
+
+class BoundsMemory(SchedulesDask):
+    """Computes Dask collections within a limit of memory, on disk where that is not enough."""
+
+    @abstractmethod
+    def start_within(self, memory: int) -> None:
+        """Start as on a machine with `memory` bytes, with the defaults for such a machine."""

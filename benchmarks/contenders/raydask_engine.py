@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from benchmarks.contenders.port import (
     ActorProxy,
+    BoundsMemory,
     Handle,
     HoldsObjects,
     HostsActors,
     NestsTasks,
-    SchedulesDask,
 )
 
 
@@ -31,7 +32,7 @@ def fan_out(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) 
     return results
 
 
-class RaydaskEngine(HoldsObjects, HostsActors, NestsTasks, SchedulesDask):
+class RaydaskEngine(HoldsObjects, HostsActors, NestsTasks, BoundsMemory):
     """``raydask.init(num_cpus=cpus)``."""
 
     name = "raydask"
@@ -45,6 +46,10 @@ class RaydaskEngine(HoldsObjects, HostsActors, NestsTasks, SchedulesDask):
         import raydask
 
         raydask.init(num_cpus=self.cpus)
+
+    def start_within(self, memory: int) -> None:
+        os.environ["RAYDASK_MEMORY_LIMIT"] = str(memory)
+        self.start()
 
     def stop(self) -> None:
         import raydask

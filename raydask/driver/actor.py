@@ -218,6 +218,9 @@ class ActorClass:
         ----------
         num_cpus, num_gpus, memory, resources
             What it occupies as long as it lives; an actor takes no CPU unless asked to.
+        enforce_memory : bool
+            End its process when the private memory of that has grown by more than `memory`
+            since it was made; the actor is restarted or dead then, as after a crash.
         name, namespace : str
             For `get_actor`.
         get_if_exists : bool

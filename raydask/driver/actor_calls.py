@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from raydask.actor.ordering import Call, CallQueue
 from raydask.driver.object_ref import ObjectRef, received_ref
 from raydask.driver.outbox import BATCH_SECONDS, BATCH_SIZE
+from raydask.driver.references import Use
 from raydask.errors import ActorDiedError, TaskCancelledError
 from raydask.ids import ActorID, ObjectID, TaskID, return_id
 from raydask.serialization import serialize_error
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from raydask.driver.session import Session
 
 _ERROR = int(ValueKind.ERROR)
+_STORED = int(ValueKind.STORED)
 _ELSEWHERE = int(TaskStatus.ELSEWHERE)
 _RECONNECT_SECONDS = 2.0
 
@@ -178,6 +180,9 @@ class ActorCaller:
 
     def _input_came(self, route: _Route, call: Call, index: int, value: ObjectValue) -> None:
         call.values[index] = value
+        if value.kind == _STORED:
+            # The actor reads it where it is: it must stay there until the call is answered.
+            call.held = (call.held, Use(value.object_id, self._session.references))
         self._one_less(route, call)
 
     def _one_less(self, route: _Route, call: Call) -> None:
@@ -237,6 +242,7 @@ class ActorCaller:
                     call.values,  # type: ignore[arg-type]  # all have come
                     call.borrowed,
                     depth,
+                    retries=call.retries,
                 )
                 for call in calls
             ],

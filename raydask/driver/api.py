@@ -255,7 +255,15 @@ def remote(*args: Any, **options: Any) -> Any:
     return make(args[0]) if args else make
 
 
-def get(refs: Any, keys: Any = _ABSENT, /, *, timeout: float | None = None, **kwargs: Any) -> Any:
+def get(
+    refs: Any,
+    keys: Any = _ABSENT,
+    /,
+    *,
+    timeout: float | None = None,
+    copy: bool = False,
+    **kwargs: Any,
+) -> Any:
     """Return the values of refs; or, with `keys`, compute a Dask graph.
 
     Parameters
@@ -266,14 +274,19 @@ def get(refs: Any, keys: Any = _ABSENT, /, *, timeout: float | None = None, **kw
         The graph's keys, as Dask passes them to a scheduler.
     timeout : float, optional
         Seconds to wait; None waits for as long as it takes.
+    copy : bool
+        Whether to read through memory of this process's own.  Arrays and frames are then plain
+        copies: writable, independent of each other and of the object store, which may reuse,
+        move or spill the object as if nobody had read it.  Only for refs: what a Dask graph
+        gives can be written without.
     **kwargs
         For the Dask scheduler.
 
     Returns
     -------
     object or list
-        The value, or the values in the order of the refs.  Arrays are read-only views of
-        the object store.
+        The value, or the values in the order of the refs.  Without `copy`, arrays are
+        read-only views of the object store, which keep the object there while they exist.
 
     Raises
     ------
@@ -285,6 +298,10 @@ def get(refs: Any, keys: Any = _ABSENT, /, *, timeout: float | None = None, **kw
         A worker, an actor or an object was lost; the message says what happened.
     """
     if keys is not _ABSENT:
+        if copy:
+            raise UsageError(
+                "copy=True is for get(refs); the results of a Dask graph can be written without it"
+            )
         from raydask.compat.dask import get as get_graph
 
         return get_graph(refs, keys, **kwargs)
@@ -292,11 +309,11 @@ def get(refs: Any, keys: Any = _ABSENT, /, *, timeout: float | None = None, **kw
         raise UsageError(f"get() has no option {', '.join(sorted(kwargs))}")
     _check_timeout(timeout)
     if isinstance(refs, ObjectRef):
-        return current_session().get((refs.live_id(),), timeout)[0]
+        return current_session().get((refs.live_id(),), timeout, copy=copy)[0]
     ids = [ref.live_id() for ref in _checked_refs(refs, "get")]
     if not ids:
         return []
-    return current_session().get(ids, timeout)
+    return current_session().get(ids, timeout, copy=copy)
 
 
 def _check_timeout(timeout: Any) -> None:

@@ -118,7 +118,7 @@ class GraphSubmission:
         Arrays are private copy-on-write views if the graph was submitted as writable.
         """
         ids = [ref._id for ref in (self.refs if refs is None else refs)]
-        return self._session.get(ids, None, self._writable)
+        return self._session.get(ids, None, writable=self._writable)
 
     def cancel(self) -> None:
         """Cancel every task that has not finished; harmless when all have."""
@@ -195,6 +195,8 @@ class _Submitter:
         # Every output is held until its last user has been submitted.
         table = session.references
         table.counts.update(dict.fromkeys(self._object_ids, 1))
+        if session.call_sites is not None:
+            session.call_sites.note(self._object_ids)
         refs = [received_ref(self._object_ids[number], table) for number in outputs]
         submission = GraphSubmission(session, refs, self._task_ids, self._writable)
         try:
@@ -291,6 +293,7 @@ class _Submitter:
             options,
             writable=self._writable,
             observed=self._observer is not None,
+            in_graph=True,
         )
         return self._session.register_template(template)
 

@@ -8,6 +8,7 @@ driver is gone.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import subprocess
@@ -25,6 +26,8 @@ from raydask.version import VERSION
 from raydask.wire.connection import BlockingConnection, connect_unix
 from raydask.wire.handshake import await_welcome
 from raydask.wire.messages import Hello, Welcome
+
+_log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0
 
@@ -62,6 +65,8 @@ class Supervised:
         if answer.get("error"):
             self.stop()
             raise StartError(answer["error"])
+        for text in answer.get("warnings", ()):
+            _log.warning("%s", text)
 
     def _read_line(self, deadline: float) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None

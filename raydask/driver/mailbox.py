@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raydask.driver.references import ReferenceTable
+from raydask.driver.references import ReferenceTable, Use
 from raydask.ids import ObjectID
-from raydask.wire.messages import ObjectValue
+from raydask.wire.messages import ObjectValue, ValueKind
 
 Callback = Callable[[ObjectValue], None]
+
+_STORED = int(ValueKind.STORED)
 
 
 class Mailbox:
@@ -29,6 +31,7 @@ class Mailbox:
         self.watched: set[ObjectID] = set()
         self._callbacks: dict[ObjectID, list[Callback]] = {}
         references.forget = self.forget
+        references.is_kept = self.values.__contains__
 
     def deliver(self, values: list[ObjectValue]) -> None:
         """Take in values that arrived."""
@@ -38,11 +41,29 @@ class Mailbox:
         for value in values:
             object_id = value.object_id
             requested.discard(object_id)
+            if value.kind == _STORED:
+                self._deliver_stored(value)
+                continue
             if object_id in counts:
                 self.values[object_id] = value
             if callbacks:
                 for callback in callbacks.pop(object_id, ()):
                     callback(value)
+
+    def _deliver_stored(self, value: ObjectValue) -> None:
+        references = self._references
+        object_id = value.object_id
+        with references.lock:
+            references.place_told(object_id)
+            waiting = self._callbacks.pop(object_id, ())
+            if object_id in references.counts:
+                self.values[object_id] = value
+            else:
+                references.may_be_idle(object_id)
+            use = Use(object_id, references) if waiting else None
+        for callback in waiting:
+            callback(value)
+        del use
 
     def mark_ready(self, object_ids: list[ObjectID]) -> None:
         """Note that the node has these objects."""
@@ -80,20 +101,46 @@ class Mailbox:
         """Say whether the object is known to exist."""
         return object_id in self.values or object_id in self.ready
 
+    def look_up(self, object_ids: list[ObjectID]) -> tuple[list[ObjectValue], list[Use]]:
+        """Return values that have arrived, and what keeps the stored ones where they are.
+
+        Raises
+        ------
+        KeyError
+            One of them is not here.
+        """
+        values = self.values
+        found = [values[object_id] for object_id in object_ids]
+        stored = [value.object_id for value in found if value.kind == _STORED]
+        if not stored:
+            return found, []
+        references = self._references
+        with references.lock:
+            # Another thread may have taken some meanwhile, and given their pins back.
+            found = [values[object_id] for object_id in object_ids]
+            return found, [Use(object_id, references) for object_id in stored]
+
     def taken(self, object_ids: list[ObjectID]) -> None:
         """Drop values that have been read and can be asked for again."""
         values = self.values
         private = self._references.private
         for object_id in object_ids:
             if object_id not in private:
-                values.pop(object_id, None)
+                self._drop(values.pop(object_id, None))
+
+    def _drop(self, value: ObjectValue | None) -> None:
+        if value is not None and value.kind == _STORED:
+            self._references.may_be_idle(value.object_id)
 
     def call_back(self, object_id: ObjectID, callback: Callback) -> bool:
-        """Call `callback` with the value when it arrives; say whether it is here already."""
-        value = self.values.get(object_id)
+        """Call `callback` with the value when it arrives; say whether it is here already.
+
+        A stored object stays where it is while `callback` runs.
+        """
+        value, use = self._value_in_use(object_id)
         if value is None:
             self._callbacks.setdefault(object_id, []).append(callback)
-            value = self.values.get(object_id)
+            value, use = self._value_in_use(object_id)
             if value is None:
                 return False
             waiting = self._callbacks.pop(object_id, None)
@@ -103,7 +150,17 @@ class Mailbox:
                 waiter(value)
             return True
         callback(value)
+        del use
         return True
+
+    def _value_in_use(self, object_id: ObjectID) -> tuple[ObjectValue | None, Use | None]:
+        value = self.values.get(object_id)
+        if value is None or value.kind != _STORED:
+            return value, None
+        references = self._references
+        with references.lock:
+            value = self.values.get(object_id)
+            return value, None if value is None else Use(object_id, references)
 
     def fail_all(self, error: bytes, kind: int) -> None:
         """Give everything that is awaited this serialized error: the node is gone."""
@@ -121,4 +178,6 @@ class Mailbox:
             Whether its value was here.
         """
         self.ready.discard(object_id)
-        return self.values.pop(object_id, None) is not None
+        value = self.values.pop(object_id, None)
+        self._drop(value)
+        return value is not None

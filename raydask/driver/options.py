@@ -14,8 +14,10 @@ CPU = "CPU"
 GPU = "GPU"
 MEMORY = "memory"
 
-_COMMON = ("num_cpus", "num_gpus", "memory", "resources", "name", "priority")
-TASK_OPTIONS = frozenset((*_COMMON, "num_returns", "max_retries", "retry_exceptions", "timeout"))
+_COMMON = ("num_cpus", "num_gpus", "memory", "enforce_memory", "resources", "name", "priority")
+TASK_OPTIONS = frozenset(
+    (*_COMMON, "num_returns", "max_retries", "max_calls", "retry_exceptions", "timeout")
+)
 ACTOR_OPTIONS = frozenset(
     (
         *_COMMON,
@@ -78,6 +80,19 @@ def resources_of(options: Mapping[str, Any], default_cpus: float) -> dict[str, i
     return {name: round(amount * RESOURCE_UNIT) for name, amount in wanted.items() if amount}
 
 
+def _enforced_memory(options: Mapping[str, Any]) -> int:
+    """Return the bytes that are enforced, 0 for none."""
+    enforce = options.get("enforce_memory")
+    if enforce not in (None, True, False):
+        raise UsageError(f"enforce_memory must be True or False, not {enforce!r}")
+    if not enforce:
+        return 0
+    limit = int(_number(options, MEMORY, 0))
+    if not limit:
+        raise UsageError("enforce_memory needs to know how much: options(memory=BYTES)")
+    return limit
+
+
 def _retry_exceptions(options: Mapping[str, Any]) -> bytes | None:
     value = options.get("retry_exceptions")
     if not value:
@@ -109,16 +124,20 @@ def task_template(
     given = options.get("name") or ""
     if not isinstance(given, str):
         raise UsageError(f"name must be a string, not {given!r}")
+    enforced = _enforced_memory(options)
     return TaskTemplate(
         function_id,
         given or name,
         TaskKind.NORMAL,
         num_returns=_count(options, "num_returns", 1, 0),
         resources=resources_of(options, 1),
-        max_retries=_count(options, "max_retries", 3, -1),
+        # What has taken too much once mostly does so again.
+        max_retries=_count(options, "max_retries", 0 if enforced else 3, -1),
         retry_exceptions=_retry_exceptions(options),
         timeout=None if timeout is None else _number(options, "timeout", 0),
         priority=_count(options, "priority", 0, -1_000_000),
+        max_calls=_count(options, "max_calls", 0, 0),
+        enforced_memory=enforced,
         **fixed,
     )
 
@@ -162,6 +181,7 @@ def actor_template(
             is_async=is_async,
             get_if_exists=bool(options.get("get_if_exists")),
         ),
+        enforced_memory=_enforced_memory(options),
     )
 
 

@@ -21,12 +21,14 @@ from raydask.wire.framing import encode
 from raydask.wire.messages import (
     Acquire,
     ObjectValue,
+    Pin,
     Put,
     Release,
     Results,
     RetireRegions,
     Submit,
     TaskResult,
+    Unpin,
 )
 
 BATCH_SECONDS = 0.001
@@ -101,10 +103,13 @@ class Outbox:
         with self._lock:
             results = self._results
             acquired = self._references.take_acquired()
-            if results is None or acquired:
+            pinned = self._references.take_pinned()
+            if results is None or acquired or pinned:
                 self._close_batches()
                 if acquired:
                     self._entries.append(Acquire(acquired))
+                if pinned:
+                    self._entries.append(Pin(pinned))
                 results = self._results = Results([])
                 self._entries.append(results)
             results.results.append(result)
@@ -130,7 +135,13 @@ class Outbox:
             acquired = references.take_acquired()
             if acquired:
                 entries.append(Acquire(acquired))
+            pinned = references.take_pinned()
+            if pinned:
+                entries.append(Pin(pinned))
             entries.extend(messages)
+            unpinned = references.take_unpinned()
+            if unpinned:
+                entries.append(Unpin(unpinned))
             released = references.take_released()
             if released:
                 entries.append(Release(released))
@@ -156,7 +167,7 @@ class Outbox:
         Asked by the background thread a thousand times a second: it takes no lock.
         """
         references = self._references
-        waits = self._entries or references.dropped or references.has_news
+        waits = self._entries or references.dropped or references.unused or references.has_news
         return bool(waits) and self.age >= BATCH_SECONDS
 
     @property

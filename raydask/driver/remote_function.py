@@ -66,10 +66,17 @@ class RemoteFunction:
         num_cpus, num_gpus : float
         memory : float
             Bytes to reserve.
+        enforce_memory : bool
+            End the task with `OutOfMemoryError` when its worker's private memory has grown by
+            more than `memory` since it began.  It is not tried again unless `max_retries` is
+            given too.
         resources : dict of str to float
         num_returns : int
         max_retries : int
             How often it is run again when its worker dies; -1 means always.
+        max_calls : int
+            Replace a worker that has run this function so often, for functions that leak memory
+            or hold a GPU's; 0 means never.
         retry_exceptions : bool or list of exception types
         name : str
             For people.

@@ -23,13 +23,22 @@ import msgspec
 
 from raydask.driver import arguments
 from raydask.driver.actor_calls import ActorCaller
+from raydask.driver.call_sites import CallSiteRecorder
 from raydask.driver.mailbox import Mailbox
 from raydask.driver.object_ref import ObjectRef, new_ref
 from raydask.driver.outbox import Outbox
-from raydask.driver.references import ReferenceTable
+from raydask.driver.references import ReferenceTable, Use
 from raydask.driver.values import ValueCodec
 from raydask.errors import ClusterUnavailableError, GetTimeoutError, UsageError
-from raydask.ids import FunctionID, IDSource, NodeNumber, ObjectID, ProcessNumber, TaskID
+from raydask.ids import (
+    FunctionID,
+    IDSource,
+    NodeNumber,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    return_id,
+)
 from raydask.ids import function_id as hash_code
 from raydask.object_store.client import StoreClient
 from raydask.serialization import (
@@ -116,6 +125,7 @@ class Session:
         self.codec = ValueCodec(self.store, self.references, welcome.inline_limit)
         self.hub = Hub(self._flush_what_is_due)
         self.outbox = Outbox(connection, self.references, self.store.take_retired, self.hub.arm)
+        self.call_sites = CallSiteRecorder(self.outbox.add) if welcome.record_call_sites else None
         self.actors = ActorCaller(self)
         self.references.on_escape = self._escape
         self.observers: dict[TaskID, Callable[[TaskID, int], None]] = {}
@@ -247,6 +257,8 @@ class Session:
     def new_returns(self, task_id: TaskID, count: int) -> list[ObjectRef]:
         """Return the first refs of a new task's returns."""
         table = self.references
+        if self.call_sites is not None:
+            self.call_sites.note([return_id(task_id, index) for index in range(count)])
         if count == 1:
             return [new_ref(ObjectID(task_id + b"\0\0\0\0"), table)]
         return [
@@ -274,13 +286,20 @@ class Session:
         object_id = self.ids.next_put_id()
         value = self.codec.place(object_id, serialized)
         ref = new_ref(object_id, self.references)
+        if self.call_sites is not None:
+            self.call_sites.note([object_id])
         self.outbox.add_put(value)
         return ref
 
     def get(
-        self, object_ids: Sequence[ObjectID], timeout: float | None, writable: bool = False
+        self,
+        object_ids: Sequence[ObjectID],
+        timeout: float | None,
+        *,
+        writable: bool = False,
+        copy: bool = False,
     ) -> list[Any]:
-        """Return the objects' values, in order.
+        """Return the objects' values, in order; see `ValueCodec.read` for the ways to read.
 
         Raises
         ------
@@ -292,13 +311,17 @@ class Session:
         deadline = None if timeout is None else time.monotonic() + timeout
         ids = list(object_ids)
         try:
-            values = self._await_values(ids, deadline)
+            values, uses = self._await_values(ids, deadline)
             read = self.codec.read
-            return [read(value, writable) for value in values]
+            result = [read(value, writable, copy) for value in values]
+            del uses  # the views have uses of their own
+            return result
         finally:
             self.mailbox.taken(ids)
 
-    def _await_values(self, ids: list[ObjectID], deadline: float | None) -> list[ObjectValue]:
+    def _await_values(
+        self, ids: list[ObjectID], deadline: float | None
+    ) -> tuple[list[ObjectValue], list[Use]]:
         arrived = self.mailbox.values
         explicit = self._ask(ids)
         count = len(ids)
@@ -323,13 +346,13 @@ class Session:
                 if not self.hub.wait_until(done, deadline):
                     break
                 try:
-                    values = [arrived[object_id] for object_id in ids]
+                    found = self.mailbox.look_up(ids)
                 except KeyError:  # another thread took one, or the node is lost
                     self.check_lost()
                     position = 0
                     continue
                 finished = True
-                return values
+                return found
         finally:
             if self.workplace is not None and (explicit or not finished):
                 self._unblock()

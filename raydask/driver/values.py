@@ -1,4 +1,4 @@
-"""Between Python values and where they are: in a message or in the object store."""
+"""Between Python values and where they are: in a message, in the object store or on disk."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 from raydask.driver.references import ReferenceTable
 from raydask.ids import ObjectID
 from raydask.object_store.client import StoreClient
-from raydask.serialization import Serialized, deserialize, deserialize_error
+from raydask.object_store.copying import private_copy
+from raydask.serialization import Serialized, deserialize, deserialize_error, has_buffers
 from raydask.wire.messages import ObjectValue, ValueKind
 
 _STORED = int(ValueKind.STORED)
 _INLINE = int(ValueKind.INLINE)
 _ERROR = int(ValueKind.ERROR)
+_SPILLED = int(ValueKind.SPILLED)
 
 
 class ValueCodec:
@@ -53,8 +55,16 @@ class ValueCodec:
             raise
         return ObjectValue(object_id, _STORED, b"", reservation.offset, size, serialized.nested)
 
-    def read(self, value: ObjectValue, writable: bool = False) -> Any:
+    def read(self, value: ObjectValue, writable: bool = False, copy: bool = False) -> Any:
         """Return the Python value.
+
+        Parameters
+        ----------
+        value : ObjectValue
+        writable : bool
+            Whether arrays can be written: they are views in which written pages are copied.
+        copy : bool
+            Whether arrays are copies, which can be written and do not keep the object.
 
         Raises
         ------
@@ -64,17 +74,32 @@ class ValueCodec:
         kind = value.kind
         if kind == _INLINE:
             data = value.data
-            if writable and data[0] != 0x80:
+            if (writable or copy) and has_buffers(data):
                 return deserialize(memoryview(bytearray(data)))
             return deserialize(data)
         if kind == _ERROR:
             raise deserialize_error(value.data)
+        view = self._view(value, writable)
+        if copy and has_buffers(view):
+            view = private_copy(view)  # the object is not in use any more from here on
+        return deserialize(view)
+
+    def _view(self, value: ObjectValue, writable: bool) -> memoryview:
         references = self._references
-        references.adopt(value.object_id)
-        view = self._store.view(
+        object_id = value.object_id
+        if value.kind == _SPILLED:
+            references.adopt(object_id)
+            return self._store.view_file(
+                value.data.decode(),
+                value.offset,
+                value.size,
+                writable=writable,
+                on_release=partial(references.dropped.append, object_id),
+            )
+        references.use(object_id)
+        return self._store.view(
             value.offset,
             value.size,
             writable=writable,
-            on_release=partial(references.dropped.append, value.object_id),
+            on_release=partial(references.unused.append, object_id),
         )
-        return deserialize(view)

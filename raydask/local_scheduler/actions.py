@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from raydask.ids import ObjectID, ProcessNumber
+from raydask.ids import ProcessNumber
+from raydask.object_store.spilled import SpillBatch
 
 
 class Send(NamedTuple):
@@ -42,19 +43,38 @@ class KillWorker(NamedTuple):
     process: ProcessNumber
 
 
-class SealStored(NamedTuple):
-    """An object occupies this part of the region that the process was given."""
+class RetireWorker(NamedTuple):
+    """Have a worker end by itself that has nothing to do, for this reason."""
 
     process: ProcessNumber
-    object_id: ObjectID
+    reason: str
+
+
+class MeasureWorker(NamedTuple):
+    """Measure a worker's private memory, as it is before anything else reaches the worker."""
+
+    process: ProcessNumber
+
+
+class WriteSpillFile(NamedTuple):
+    """Write objects to a file of the spill folder; say when that is done."""
+
+    batch: SpillBatch
+
+
+class DeleteSpillFile(NamedTuple):
+    """Nothing in this file of the spill folder is wanted any more."""
+
+    file: int
+
+
+class AnswerRegion(NamedTuple):
+    """Answer a request for room: with its offset, or with a serialized error."""
+
+    process: ProcessNumber
+    number: int
     offset: int
-    size: int
-
-
-class FreeStored(NamedTuple):
-    """The object's memory can be used again."""
-
-    object_id: ObjectID
+    error: bytes = b""
 
 
 class EndProcess(NamedTuple):
@@ -70,7 +90,10 @@ Action = (
     | SendGlobal
     | StartWorkers
     | KillWorker
-    | SealStored
-    | FreeStored
+    | WriteSpillFile
+    | DeleteSpillFile
+    | AnswerRegion
+    | RetireWorker
+    | MeasureWorker
     | EndProcess
 )

@@ -120,6 +120,42 @@ class ObjectsReleased(NamedTuple):
     object_ids: list[ObjectID]
 
 
+class ObjectsPinned(NamedTuple):
+    """A process reads these where they are; see ``messages.Pin``."""
+
+    process: ProcessNumber
+    object_ids: list[ObjectID]
+
+
+class ObjectsUnpinned(NamedTuple):
+    """A process has ended a reading of each of these; see ``messages.Unpin``."""
+
+    process: ProcessNumber
+    object_ids: list[ObjectID]
+
+
+class RegionRequested(NamedTuple):
+    """A process wants room in the arena; `number` comes back with the answer."""
+
+    process: ProcessNumber
+    number: int
+    size: int
+
+
+class RegionsRetired(NamedTuple):
+    """A process gives back parts of its regions: (offset, size) in bytes."""
+
+    process: ProcessNumber
+    runs: list[tuple[int, int]]
+
+
+class SpillEnded(NamedTuple):
+    """A file of the spill folder has been written, or could not be, for this reason."""
+
+    file: int
+    error: str
+
+
 class TasksEnded(NamedTuple):
     """Tasks have ended in a worker."""
 
@@ -182,6 +218,25 @@ class GlobalSchedulerCame(NamedTuple):
     """There is a global scheduler, the first or another, and it knows this node."""
 
 
+class WorkerMeasured(NamedTuple):
+    """A worker was measured because the core asked for it: bytes of private memory."""
+
+    process: ProcessNumber
+    private: int
+
+
+class MemoryMeasured(NamedTuple):
+    """The workers and the machine were measured, all in bytes.
+
+    `private` is each worker's private memory; `used` of `total` is said of the machine, or of
+    whatever limits memory more.
+    """
+
+    private: dict[ProcessNumber, int]
+    used: int
+    total: int
+
+
 class ClockTicked(NamedTuple):
     """Some time has passed."""
 
@@ -201,6 +256,11 @@ Event = (
     | ObjectsPromised
     | ObjectsAcquired
     | ObjectsReleased
+    | ObjectsPinned
+    | ObjectsUnpinned
+    | RegionRequested
+    | RegionsRetired
+    | SpillEnded
     | TasksEnded
     | TasksReclaimed
     | CancelRequested
@@ -210,5 +270,7 @@ Event = (
     | TasksFoundInfeasible
     | TasksPlaced
     | GlobalSchedulerCame
+    | WorkerMeasured
+    | MemoryMeasured
     | ClockTicked
 )

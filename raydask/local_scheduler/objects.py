@@ -6,6 +6,11 @@ functions whose closure refers to it, and objects that contain its ref.  When th
 holder goes, the value goes, and with it the hold on what it contains.
 
 A value that nobody holds any more when it comes is freed at once.
+
+To hold an object is not to read it.  A stored object may be moved to disk while it is held,
+but not while anybody reads it where it is: it is *pinned* once for each time that a process
+was told its place, until the process gives that back, and for each task that has it among its
+inputs, from the task's assignment to its end.
 """
 
 from __future__ import annotations
@@ -15,13 +20,15 @@ from collections.abc import Callable, Iterable
 from raydask.control.write_behind_state import Journal
 from raydask.errors import ObjectLostError, OwnerDiedError
 from raydask.ids import ObjectID, ProcessNumber
-from raydask.local_scheduler.actions import FreeStored
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import ObjectRecord, TaskRecord
+from raydask.object_store.spilled import Evicted
+from raydask.object_store.state import StoreState
 from raydask.serialization import serialize_error
 from raydask.wire.messages import ObjectValue, ValueKind
 
 _STORED = int(ValueKind.STORED)
+_SPILLED = int(ValueKind.SPILLED)
 _ERROR = int(ValueKind.ERROR)
 
 
@@ -30,27 +37,39 @@ class ObjectTable:
 
     Parameters
     ----------
+    store : StoreState
+        Where the stored ones are.
     outgoing : Outgoing
     journal : Journal
     on_task_forgotten : callable
         Told of each finished task whose last return has gone.
     on_unblocked : callable
         Told of each process that is sent a value, and which.
+
+    Attributes
+    ----------
+    records : dict of ObjectID to ObjectRecord
+    held : dict of ProcessNumber to set of ObjectID
+    pins : dict of ProcessNumber to dict of ObjectID to int
+        How often each process was told an object's place and has not given it back.
     """
 
     def __init__(
         self,
+        store: StoreState,
         outgoing: Outgoing,
         journal: Journal,
         on_task_forgotten: Callable[[TaskRecord], None],
         on_unblocked: Callable[[ProcessNumber, ObjectID], None],
     ) -> None:
+        self._store = store
         self._outgoing = outgoing
         self._journal = journal
         self._on_task_forgotten = on_task_forgotten
         self._on_unblocked = on_unblocked
         self.records: dict[ObjectID, ObjectRecord] = {}
         self.held: dict[ProcessNumber, set[ObjectID]] = {}
+        self.pins: dict[ProcessNumber, dict[ObjectID, int]] = {}
         self._promised: dict[ObjectID, ProcessNumber] = {}
 
     # --- holders --------------------------------------------------------------------------
@@ -58,9 +77,13 @@ class ObjectTable:
     def join(self, process: ProcessNumber) -> None:
         """Note a process that may hold objects."""
         self.held[process] = set()
+        self.pins[process] = {}
 
     def leave(self, process: ProcessNumber) -> list[ObjectID]:
         """Drop all that a process held; return the objects that it had promised."""
+        for object_id, times in self.pins.pop(process, {}).items():
+            for _ in range(times):
+                self._end_pin(object_id)
         for object_id in self.held.pop(process, ()):
             self.drop(object_id)
         return [oid for oid, owner in self._promised.items() if owner == process]
@@ -134,8 +157,8 @@ class ObjectTable:
             del self.records[object_id]
             self._journal.forget(object_id)
             if value is not None:
-                if value.kind == _STORED:
-                    self._outgoing.actions.append(FreeStored(object_id))
+                if value.kind in (_STORED, _SPILLED):
+                    self._store.free(object_id)
                 for nested in value.nested:
                     inner = self.records.get(nested)
                     if inner is not None:
@@ -147,6 +170,73 @@ class ObjectTable:
                 task.live -= 1
                 if not task.live:
                     self._on_task_forgotten(task)
+
+    # --- pins -----------------------------------------------------------------------------
+
+    def _send(self, process: ProcessNumber, value: ObjectValue) -> None:
+        """Send a process a value; a stored one stays where it is until it is given back."""
+        if value.kind == _STORED:
+            self.pin(process, (value.object_id,))
+        self._outgoing.value(process, value)
+
+    def pin(self, process: ProcessNumber, object_ids: Iterable[ObjectID]) -> None:
+        """Note that a process reads these where they are."""
+        pins = self.pins.get(process)
+        if pins is None:
+            return
+        for object_id in object_ids:
+            record = self.records.get(object_id)
+            if record is not None and record.value is not None and record.value.kind == _STORED:
+                pins[object_id] = pins.get(object_id, 0) + 1
+                self._store.pin(object_id)
+
+    def unpin(self, process: ProcessNumber, object_ids: Iterable[ObjectID]) -> None:
+        """Note that a process has ended one reading of each of these."""
+        pins = self.pins.get(process)
+        if pins is None:
+            return
+        for object_id in object_ids:
+            left = pins.get(object_id, 0) - 1
+            if left < 0:
+                continue
+            if left:
+                pins[object_id] = left
+            else:
+                del pins[object_id]
+            self._end_pin(object_id)
+
+    def pin_inputs(self, task: TaskRecord) -> None:
+        """Keep the stored inputs of a task where they are: a worker is told where."""
+        for object_id in task.spec.dependencies:
+            value = self.records[object_id].value
+            if value is not None and value.kind == _STORED:
+                self._store.pin(object_id)
+
+    def unpin_inputs(self, task: TaskRecord) -> None:
+        """End what `pin_inputs` began."""
+        for object_id in task.spec.dependencies:
+            self._end_pin(object_id)
+
+    def _end_pin(self, object_id: ObjectID) -> None:
+        record = self.records.get(object_id)
+        # It may have been freed meanwhile, when nobody held it any more.
+        if record is not None and record.value is not None and record.value.kind == _STORED:
+            self._store.unpin(object_id)
+
+    def spilled(self, evicted: list[Evicted], path: Callable[[int], str]) -> None:
+        """Note objects that have left the arena and are read from their files from now on."""
+        for each in evicted:
+            record = self.records[each.object_id]
+            assert record.value is not None
+            record.value = ObjectValue(
+                each.object_id,
+                _SPILLED,
+                path(each.file).encode(),
+                each.position,
+                each.size,
+                record.value.nested,
+            )
+            self._journal.put(each.object_id, record)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -180,7 +270,7 @@ class ObjectTable:
             if holder is None:
                 # Nobody waits for it: its task was forgotten, with whoever wanted it.
                 if value.kind == _STORED:
-                    self._outgoing.actions.append(FreeStored(object_id))
+                    self._store.free(object_id)
                 return []
             self.create(object_id, holder, None)
             record = self.records[object_id]
@@ -207,7 +297,7 @@ class ObjectTable:
         object_id = record.object_id
         if record.waiters is not None:
             for process in record.waiters:
-                self._outgoing.value(process, value)
+                self._send(process, value)
                 self._on_unblocked(process, object_id)
             record.waiters = None
         if record.watchers is not None:
@@ -225,7 +315,7 @@ class ObjectTable:
             if record is None:
                 outgoing.value(process, self._lost(object_id))
             elif record.value is not None:
-                outgoing.value(process, record.value)
+                self._send(process, record.value)
             else:
                 if record.waiters is None:
                     record.waiters = {process: None}

@@ -6,6 +6,13 @@ Higher ``priority`` first; then deeper tasks first, so that a recursion is finis
 branch and keeps few workers blocked; then in the order of submission.  Dask's tasks are
 submitted in the order that ``dask.order`` gives them, so for them this is depth-first.
 
+Root tasks
+----------
+The tasks of a graph that have no inputs make data; most others take in more than they make.
+While the object store is short of room the first are held back: only when nothing else is
+under way or ready, a few of them go, one for each worker.  dask.distributed calls this
+queuing; it is what keeps a graph that reads much from reading faster than it works.
+
 Pipelining
 ----------
 A worker holds a few milliseconds' worth of short tasks, so that it does not idle while the
@@ -18,7 +25,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerRecord
 from raydask.task import RESOURCE_UNIT
@@ -49,7 +56,7 @@ class ReadyQueue:
     resources : dict of str to int
     """
 
-    __slots__ = ("_heap", "_run", "job", "resources", "workers")
+    __slots__ = ("_heap", "_held", "_holds", "_run", "job", "resources", "workers")
 
     def __init__(self, job: int, resources: dict[str, int]) -> None:
         self.job = job
@@ -58,16 +65,48 @@ class ReadyQueue:
         """Workers that have tasks of this queue and are not blocked."""
         self._run: deque[tuple[int, TaskRecord]] = deque()
         self._heap: list[tuple[int, TaskRecord]] = []
+        self._held: list[tuple[int, TaskRecord]] = []
+        self._holds = False
 
     def __len__(self) -> int:
+        """Return how many tasks can go; those that are held back do not count."""
         return len(self._run) + len(self._heap)
 
     def __iter__(self) -> Iterator[TaskRecord]:
-        return (task for _, task in (*self._run, *self._heap))
+        return (task for _, task in (*self._run, *self._heap, *self._held))
+
+    @property
+    def held_back(self) -> int:
+        """How many root tasks are held back."""
+        return len(self._held)
+
+    def hold_roots(self) -> None:
+        """Hold root tasks back from now on."""
+        self._holds = True
+        roots = [item for item in (*self._run, *self._heap) if _is_root(item[1])]
+        if roots:
+            others = [item for item in (*self._run, *self._heap) if not _is_root(item[1])]
+            self._run = deque(sorted(others))
+            self._heap = []
+            self._held += roots
+            heapify(self._held)
+
+    def release_roots(self, count: int | None) -> None:
+        """Let so many of the root tasks go that are held back; None lets all go, now and later."""
+        if count is None:
+            self._holds = False
+            count = len(self._held)
+        for _ in range(min(count, len(self._held))):
+            self._add(*heappop(self._held))
 
     def push(self, task: TaskRecord) -> None:
         """Add a task."""
-        key = task.key
+        if self._holds and _is_root(task):
+            heappush(self._held, (task.key, task))
+        else:
+            self._add(task.key, task)
+
+    def _add(self, key: int, task: TaskRecord) -> None:
         run = self._run
         if not run or key >= run[-1][0]:
             run.append((key, task))
@@ -93,6 +132,12 @@ class ReadyQueue:
         kept = sorted(item for item in (*self._run, *self._heap) if item[1] not in tasks)
         self._run = deque(kept)
         self._heap = []
+        self._held = [item for item in self._held if item[1] not in tasks]
+        heapify(self._held)
+
+
+def _is_root(task: TaskRecord) -> bool:
+    return task.template.template.in_graph and not task.spec.dependencies
 
 
 class Pipeline:

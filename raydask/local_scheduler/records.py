@@ -28,6 +28,7 @@ _OBJECT_STATES: dict[int, tables.ObjectState] = {
     ValueKind.INLINE: "inline",
     ValueKind.STORED: "shared_memory",
     ValueKind.ERROR: "error",
+    ValueKind.SPILLED: "spilled",
 }
 
 
@@ -35,7 +36,7 @@ class TaskState(enum.IntEnum):
     """A task's lifecycle."""
 
     WAITING = 0
-    """Inputs are missing."""
+    """Inputs are missing, or it is held back until there is memory."""
     READY = 1
     """It could run; no worker has it."""
     ASSIGNED = 2
@@ -49,8 +50,15 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING: frozenset((TaskState.READY, TaskState.FAILED, TaskState.CANCELLED)),
     TaskState.READY: frozenset((TaskState.ASSIGNED, TaskState.FAILED, TaskState.CANCELLED)),
     # Back to READY: reclaimed from its worker, or retried.
+    # Back to WAITING: retried when there is memory again.
     TaskState.ASSIGNED: frozenset(
-        (TaskState.READY, TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED)
+        (
+            TaskState.READY,
+            TaskState.WAITING,
+            TaskState.FINISHED,
+            TaskState.FAILED,
+            TaskState.CANCELLED,
+        )
     ),
     # A restarted actor's creation runs again.
     TaskState.FINISHED: frozenset((TaskState.READY,)),
@@ -77,8 +85,15 @@ class TemplateRecord:
         self.cost: float | None = None
         """Seconds that a call takes, averaged; None before the first has ended."""
         # A task that must not be run twice may not stand behind another when its worker
-        # dies: nobody could say whether it had begun.
-        self.alone = template.observed or template.max_retries == 0 or bool(template.timeout)
+        # dies: nobody could say whether it had begun.  One whose calls or memory are limited
+        # has the worker for itself, so that what is counted or measured is its own.
+        self.alone = (
+            template.observed
+            or template.max_retries == 0
+            or bool(template.timeout)
+            or bool(template.max_calls)
+            or bool(template.enforced_memory)
+        )
         self._entry: tables.TemplateEntry | None = None
 
     def ended(self, duration: float) -> None:
@@ -211,7 +226,7 @@ class ObjectRecord:
         )
         if value is not None:
             entry.size = value.size or len(value.data)
-            if value.kind == ValueKind.STORED:
+            if value.kind in (ValueKind.STORED, ValueKind.SPILLED):
                 entry.locations = [home]
         return tables.encode(entry)
 
@@ -240,6 +255,8 @@ class WorkerRecord:
         "actor_id",
         "allocation",
         "blocked_on",
+        "calls",
+        "draining",
         "dying",
         "functions",
         "gpus",
@@ -252,6 +269,7 @@ class WorkerRecord:
         "queue",
         "reclaiming",
         "shape",
+        "spent",
         "templates",
     )
 
@@ -276,6 +294,12 @@ class WorkerRecord:
         self.templates: set[TemplateRecord] = set()
         self.functions: set[FunctionID] = set()
         self.actor_id: ActorID | None = None
+        self.calls: dict[FunctionID, int] = {}
+        """How often it has run functions that have a ``max_calls``."""
+        self.spent = ""
+        """Why it ends after what it has; empty if it does not."""
+        self.draining = False
+        """Whether it is given nothing more until it has nothing and has been measured."""
         self.dying = ""
         """Why it is being ended; empty if it is not."""
 

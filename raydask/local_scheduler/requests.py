@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,13 @@ from raydask.control import tables
 from raydask.errors import RaydaskError, UsageError
 from raydask.ids import ActorID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
+from raydask.local_scheduler.call_sites import CallSiteTable
+from raydask.local_scheduler.memory_report import Surroundings, report
+from raydask.local_scheduler.process_memory import private_memory
 from raydask.serialization import serialize_error
 from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
+from raydask.wire.memory import MemoryReport, Query
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.server import NodeServer, Peer
@@ -50,6 +55,7 @@ class RequestDesk:
         self._asked: dict[int, tuple[ProcessNumber, int, object]] = {}
         self._jobs: dict[ProcessNumber, _Document] = {}
         self._view: dict[int, tuple[dict[str, int], dict[str, int], float]] = {}
+        self._call_sites = CallSiteTable(server.core.objects.records)
         self._operations: dict[str, Callable[[Peer, int, bytes], object]] = {
             "region": self._region,
             "barrier": self._barrier,
@@ -60,6 +66,7 @@ class RequestDesk:
             "get_actor": self._get_actor,
             "nodes": self._nodes,
             "resources": self._resources,
+            "memory": self._memory,
         }
 
     def on_request(self, peer: Peer, message: wire.Request) -> None:
@@ -129,11 +136,37 @@ class RequestDesk:
     # --- the object store -----------------------------------------------------------------
 
     def _region(self, peer: Peer, number: int, payload: bytes) -> object:
-        return self._server.grant(peer, msgspec.msgpack.decode(payload, type=int))
+        size = msgspec.msgpack.decode(payload, type=int)
+        self._server.handle(events.RegionRequested(peer.process, number, size))
+        return _LATER
 
     def _barrier(self, peer: Peer, number: int, payload: bytes) -> object:
         # The answer says that everything before the request has been read and acted on.
         return True
+
+    # --- where the memory is --------------------------------------------------------------
+
+    def on_call_site(self, peer: Peer, message: wire.CallSite) -> None:
+        """Note where objects were made, for whoever asks where the memory is."""
+        self._call_sites.note(message.site, message.object_ids)
+
+    def _memory(self, peer: Peer, number: int, payload: bytes) -> object:
+        server = self._server
+        drivers = {
+            each.process: (each.hello.pid, each.hello.entry_point)
+            for each in server.peers.values()
+            if each.hello.role == "driver"
+        }
+        around = Surroundings(
+            server.identity.number,
+            server.identity.session,
+            os.getpid(),
+            drivers,
+            self._call_sites.sites,
+            private_memory,
+        )
+        query = msgspec.msgpack.decode(payload, type=Query)
+        return MemoryReport([report(server.core, around, query)])
 
     # --- tasks and actors -----------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,25 +19,31 @@ from typing import Any, NamedTuple
 from raydask.config import Config
 from raydask.control import schema
 from raydask.control.write_behind import WriteBehind
-from raydask.errors import ObjectStoreFullError, RaydaskError
 from raydask.ids import ProcessNumber
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
+    AnswerRegion,
+    DeleteSpillFile,
     EndProcess,
-    FreeStored,
     KillWorker,
-    SealStored,
+    MeasureWorker,
+    RetireWorker,
     Send,
     SendControl,
     SendGlobal,
     StartWorkers,
+    WriteSpillFile,
 )
+from raydask.local_scheduler.exits import describe_exit
+from raydask.local_scheduler.memory_rounds import MemoryRounds, memory_settings
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.requests import RequestDesk
-from raydask.local_scheduler.state import Journals, LocalScheduler
+from raydask.local_scheduler.room import RoomSettings
+from raydask.local_scheduler.state import Journals, LocalScheduler, Paths
 from raydask.local_scheduler.worker_logs import WorkerLog
 from raydask.local_scheduler.worker_pool import PoolSettings
+from raydask.object_store.spiller import Spiller
 from raydask.object_store.state import StoreState
 from raydask.task import RESOURCE_UNIT
 from raydask.version import VERSION
@@ -101,32 +106,45 @@ class NodeServer:
     resources : dict of str to int
         What the node has, in steps of 1 / ``RESOURCE_UNIT``.
     writer : WriteBehind
-        Started; closed by whoever made it.
+    spiller : Spiller
+        Both started; closed by whoever made them.
     """
 
     def __init__(
-        self, identity: NodeIdentity, config: Config, resources: dict[str, int], writer: WriteBehind
+        self,
+        identity: NodeIdentity,
+        config: Config,
+        resources: dict[str, int],
+        writer: WriteBehind,
+        spiller: Spiller,
     ) -> None:
         self.identity = identity
         self.config = config
         self._writer = writer
         self.jobs_table = writer.table(schema.job_key)
-        self.store: StoreState = StoreState(identity.arena_size, config.slab_size)
+        self._spiller = spiller
+        self.store = StoreState(identity.arena_size, config.slab_size)
         idle = max(1, resources.get("CPU", 0) // RESOURCE_UNIT)
         self.core = LocalScheduler(
             identity.number,
             Resources(resources, identity.gpus),
             Pipeline(config.pipeline_seconds, config.pipeline_tasks),
             PoolSettings(idle, config.idle_worker_seconds, config.reclaim_after),
+            self.store,
+            RoomSettings(
+                config.store_high_watermark, config.store_low_watermark, config.store_full_seconds
+            ),
             Journals(
                 writer.table(schema.task_key),
                 writer.table(schema.object_key),
                 writer.table(schema.function_key),
                 writer.record,
             ),
-            self._address_of,
+            Paths(self._address_of, spiller.path_of),
             config.infeasible_seconds,
+            memory_settings(config, identity.arena_size, idle),
         )
+        self._memory = MemoryRounds(identity.arena_path, config, self.core, self.handle)
         self.writes = PendingWrites()
         self.lines_forwarded = 0
         self.peers: dict[ProcessNumber, Peer] = {}
@@ -150,8 +168,11 @@ class NodeServer:
             SendGlobal: self._do_send_global,
             StartWorkers: self._do_start_workers,
             KillWorker: self._do_kill_worker,
-            SealStored: self._do_seal,
-            FreeStored: self._do_free,
+            WriteSpillFile: self._do_write_spill_file,
+            DeleteSpillFile: self._do_delete_spill_file,
+            AnswerRegion: self._do_answer_region,
+            RetireWorker: self._do_retire_worker,
+            MeasureWorker: self._memory.measure_worker,
             EndProcess: self._do_end_process,
         }
 
@@ -169,8 +190,11 @@ class NodeServer:
             wire.Promise: self._on_promise,
             wire.FollowActor: self._on_follow,
             wire.RetireRegions: self._on_retire,
+            wire.Pin: self._on_pin,
+            wire.Unpin: self._on_unpin,
             wire.Export: self._on_export,
             wire.Request: self.desk.on_request,
+            wire.CallSite: self.desk.on_call_site,
             wire.Results: self._on_results,
             wire.Reclaimed: self._on_reclaimed,
         }
@@ -182,6 +206,7 @@ class NodeServer:
         self._loop = loop
         self._supervisor = supervisor
         supervisor.on_message = self._on_supervisor_message
+        self._memory.start()
         self._carry_out(self.core.start())
         self._tick()
         self._write_behind()
@@ -229,6 +254,7 @@ class NodeServer:
         if now - self._heartbeat_at >= _HEARTBEAT_SECONDS:
             self._heartbeat_at = now
             self._heartbeat()
+        self._memory.tick(now)
         pause = _FAST_TICK if self.core.is_busy else _SLOW_TICK
         self._ticker = self._loop.call_later(pause, self._tick)
 
@@ -259,7 +285,7 @@ class NodeServer:
             _log.warning("a connection began with %s instead of Hello", type(hello).__name__)
             protocol.close()
             return
-        if hello.role in ("driver", "worker"):
+        if hello.role in ("driver", "worker", "observer"):
             self._welcome(protocol, hello)
         elif hello.role == "control":
             self._control_connected(protocol, hello)
@@ -292,6 +318,7 @@ class NodeServer:
                 self.config.inline_limit,
                 self.identity.session,
                 refusal,
+                self.config.record_call_sites,
             )
         )
         if refusal:
@@ -307,7 +334,7 @@ class NodeServer:
             self.handle(
                 events.DriverJoined(process, job, hello.namespace, hello.search_path, hello.folder)
             )
-        else:
+        elif hello.role == "worker":
             self._by_pid[hello.pid] = peer
             path = Path(self.identity.session) / "logs" / f"worker-{hello.pid}.log"
             peer.log = WorkerLog(path, self.config.log_bytes)
@@ -349,6 +376,9 @@ class NodeServer:
             self.desk.driver_left(peer)
             self._forget(peer)
             self.handle(events.DriverLeft(peer.process))
+            return
+        if peer.hello.role == "observer":
+            self._forget(peer)
             return
         if peer.exit_cause:
             self._worker_ended(peer)
@@ -393,7 +423,6 @@ class NodeServer:
 
     def _forget(self, peer: Peer) -> None:
         self.peers.pop(peer.process, None)
-        self.store.client_gone(peer.process)
         if peer.control is not None:
             peer.control.close()
 
@@ -402,7 +431,7 @@ class NodeServer:
     def _on_supervisor_message(self, protocol: FrameProtocol, message: Any) -> None:
         if not isinstance(message, wire.ChildExited):
             return
-        cause = _describe_exit(message)
+        cause = describe_exit(message, kernel_kills=self._memory.recent_kernel_kills())
         peer = self._by_pid.get(message.pid)
         if peer is None:
             self._failed_to_start(cause)
@@ -466,8 +495,13 @@ class NodeServer:
         self.handle(events.TasksReclaimed(peer.process, message.task_ids))
 
     def _on_retire(self, peer: Peer, message: wire.RetireRegions) -> None:
-        for offset, size in message.runs:
-            self.store.abandon(peer.process, offset, size)
+        self.handle(events.RegionsRetired(peer.process, message.runs))
+
+    def _on_pin(self, peer: Peer, message: wire.Pin) -> None:
+        self.handle(events.ObjectsPinned(peer.process, message.object_ids))
+
+    def _on_unpin(self, peer: Peer, message: wire.Unpin) -> None:
+        self.handle(events.ObjectsUnpinned(peer.process, message.object_ids))
 
     def _forward_lines(self, peer: Peer, stream: str, lines: list[str]) -> None:
         if peer.log is not None:
@@ -510,42 +544,42 @@ class NodeServer:
         if peer is not None and self._supervisor is not None:
             self._supervisor.send(wire.EndChild(peer.hello.pid))
 
-    def _do_seal(self, action: SealStored) -> None:
-        try:
-            self.store.seal(action.process, action.object_id, action.offset, action.size)
-        except RaydaskError as error:
-            _log.error("process %d: %s", action.process, error)
+    def _do_retire_worker(self, action: RetireWorker) -> None:
+        peer = self.peers.get(action.process)
+        if peer is not None:
+            _log.info("worker %d is to end: %s", peer.hello.pid, action.reason)
+            peer.protocol.close()  # it flushes what it has printed, and ends
 
-    def _do_free(self, action: FreeStored) -> None:
-        if action.object_id in self.store:
-            self.store.free(action.object_id)
+    def _do_write_spill_file(self, action: WriteSpillFile) -> None:
+        loop = self._loop
+        assert loop is not None
+        call = loop.call_soon_threadsafe
+
+        def on_done(file: int, error: OSError | None) -> None:
+            try:
+                call(self._spill_file_ended, file, error)
+            except RuntimeError:
+                pass  # the loop has ended, and the node with it
+
+        self._spiller.write(action.batch, on_done)
+
+    def _spill_file_ended(self, file: int, error: OSError | None) -> None:
+        if error is not None:
+            _log.error("spill file %d cannot be written: %s", file, error)
+        self.handle(events.SpillEnded(file, "" if error is None else str(error)))
+
+    def _do_delete_spill_file(self, action: DeleteSpillFile) -> None:
+        self._spiller.delete(action.file)
+
+    def _do_answer_region(self, action: AnswerRegion) -> None:
+        offset = None if action.error else action.offset
+        self.desk.answer(action.process, action.number, offset, action.error)
 
     def _do_end_process(self, action: EndProcess) -> None:
         _log.error("process %d is cut off: %s", action.process, action.reason)
         peer = self.peers.get(action.process)
         if peer is not None:
             peer.protocol.close()
-
-    def grant(self, peer: Peer, size: int) -> int:
-        """Return the offset of a region for a process.
-
-        Raises
-        ------
-        ObjectStoreFullError
-        """
-        offset = self.store.grant(peer.process, size)
-        if offset is None:
-            holders = ", ".join(
-                f"{object_id.hex()[:12]}… {held:,} bytes"
-                for object_id, held in self.store.biggest(5)
-            )
-            raise ObjectStoreFullError(
-                f"the object store has no {size:,} bytes in one piece: {self.store.used:,} of "
-                f"{self.store.capacity:,} bytes are in use. Biggest objects: {holders or 'none'}. "
-                "Drop refs and arrays that are no longer needed, or start with a larger "
-                "object_store_memory"
-            )
-        return offset
 
     # --- the global scheduler ---------------------------------------------------------------
 
@@ -562,16 +596,3 @@ class NodeServer:
             self.handle(events.TasksFoundInfeasible(message.task_ids, message.detail))
         else:
             self.desk.on_global_message(message)
-
-
-def _describe_exit(message: wire.ChildExited) -> str:
-    status = message.status
-    peak = f"its memory peaked at {message.peak_memory / 1e6:,.0f} MB"
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        try:
-            name = signal.Signals(number).name
-        except ValueError:
-            name = "an unknown signal"
-        return f"process {message.pid} was ended by signal {number} ({name}); {peak}"
-    return f"process {message.pid} exited with code {os.WEXITSTATUS(status)}; {peak}"

@@ -14,9 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
-from raydask.errors import (
-    TaskCancelledError,
-)
+from raydask.errors import InternalError, TaskCancelledError
 from raydask.ids import ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
@@ -27,6 +25,7 @@ from raydask.local_scheduler.actions import (
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.interruption import Interruptions
+from raydask.local_scheduler.memory_watch import MemorySettings, MemoryWatch
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
@@ -37,8 +36,10 @@ from raydask.local_scheduler.records import (
     TemplateRecord,
     WorkerRecord,
 )
+from raydask.local_scheduler.room import Room, RoomSettings
 from raydask.local_scheduler.tasks import OPEN, TaskTable
 from raydask.local_scheduler.worker_pool import PoolSettings, WorkerPool
+from raydask.object_store.state import StoreState
 from raydask.serialization import serialize_error
 from raydask.wire.messages import (
     ActorState,
@@ -57,6 +58,15 @@ class Journals(NamedTuple):
     """Takes what happened to a task, for the stream of events."""
 
 
+class Paths(NamedTuple):
+    """Where in the file system things are that others are told of."""
+
+    worker_socket: Callable[[ProcessNumber], str]
+    """Of a worker, for callers of its actor."""
+    spill_file: Callable[[int], str]
+    """Of spilled objects, by its number."""
+
+
 class LocalScheduler:
     """The core of one node.
 
@@ -66,11 +76,13 @@ class LocalScheduler:
     resources : Resources
     pipeline : Pipeline
     settings : PoolSettings
+    store : StoreState
+    room_settings : RoomSettings
     journals : Journals
-    address_of : callable
-        Gives the path of a worker's socket for callers of its actor.
+    paths : Paths
     infeasible_seconds : float
         How long a task that no node could run waits for one that can.
+    memory_settings : MemorySettings
     """
 
     def __init__(
@@ -79,18 +91,22 @@ class LocalScheduler:
         resources: Resources,
         pipeline: Pipeline,
         settings: PoolSettings,
+        store: StoreState,
+        room_settings: RoomSettings,
         journals: Journals,
-        address_of: Callable[[ProcessNumber], str],
+        paths: Paths,
         infeasible_seconds: float = 30.0,
+        memory_settings: MemorySettings = MemorySettings(),  # noqa: B008  (immutable)
     ) -> None:
         self._outgoing = Outgoing()
+        self.store = store
         self.objects = ObjectTable(
-            self._outgoing, journals.objects, self._forget_task, self._value_came_to
+            store, self._outgoing, journals.objects, self._forget_task, self._value_came_to
         )
         self.pool = WorkerPool(
             settings, resources, pipeline, self.objects, self._outgoing, journals.tasks
         )
-        self.actors = ActorTable(node, self.pool, self._outgoing, address_of)
+        self.actors = ActorTable(node, self.pool, self._outgoing, paths.worker_socket)
         self._templates: dict[ProcessNumber, dict[int, TemplateRecord]] = {}
         self._template_count = 0
         self._jobs: dict[ProcessNumber, int] = {}
@@ -98,16 +114,28 @@ class LocalScheduler:
         self.pool.functions = self._functions.records
         self._passed_up = PassedUpTasks(node, self._outgoing, infeasible_seconds)
         self._interruptions = Interruptions(self.pool, self._outgoing)
+        self.memory = MemoryWatch(memory_settings, self.pool, self.actors, self._tell_drivers)
         self._work = TaskTable(
             node,
+            store,
             self.objects,
             self.pool,
             self.actors,
             self._passed_up,
             self._interruptions,
+            self.memory,
             self._outgoing,
             journals.tasks,
             journals.record,
+        )
+        self.room = Room(
+            room_settings,
+            store,
+            self.objects,
+            self._outgoing,
+            paths.spill_file,
+            self._announce,
+            self.pool.others_work,
         )
         self.tasks = self._work.records
         self._now = 0.0
@@ -130,6 +158,11 @@ class LocalScheduler:
             events.ObjectsPromised: self._on_promised,
             events.ObjectsAcquired: self._on_acquired,
             events.ObjectsReleased: self._on_released,
+            events.ObjectsPinned: self._on_pinned,
+            events.ObjectsUnpinned: self._on_unpinned,
+            events.RegionRequested: self._on_region_requested,
+            events.RegionsRetired: self._on_regions_retired,
+            events.SpillEnded: self._on_spill_ended,
             events.TasksEnded: self._on_ended,
             events.TasksReclaimed: self._on_reclaimed,
             events.CancelRequested: self._on_cancel,
@@ -139,6 +172,8 @@ class LocalScheduler:
             events.TasksFoundInfeasible: self._on_infeasible,
             events.TasksPlaced: self._on_placed,
             events.GlobalSchedulerCame: self._on_global_scheduler,
+            events.WorkerMeasured: self._on_worker_measured,
+            events.MemoryMeasured: self._on_memory_measured,
             events.ClockTicked: self._on_tick,
         }
 
@@ -158,7 +193,8 @@ class LocalScheduler:
         """
         self._now = self._work.now = now
         self._handlers[type(event)](event)
-        self.pool.schedule(now)
+        self.room.balance(now)
+        self.pool.schedule(now, self.room.is_short)
         return self._outgoing.take()
 
     # --- processes ------------------------------------------------------------------------
@@ -225,15 +261,19 @@ class LocalScheduler:
             if actor is not None and actor.worker is worker:
                 if self.actors.worker_died(actor, cause):
                     self._work.actor_is_dead(actor)
+        verdict = self.memory.verdict_on(event.process)
         for position, task in enumerate(tasks):
             if task.state == TaskState.ASSIGNED:
-                self._work.worker_died_with(task, cause, charged=position == 0)
+                # The task that it was ended for may have ended in the meantime.
+                own = verdict if verdict is not None and verdict.task is task else None
+                self._work.worker_died_with(task, cause, position == 0, own)
         self._leave(event.process)
         self.pool.refill()
 
     def _leave(self, process: ProcessNumber) -> None:
         self._templates.pop(process, None)
         self.actors.unfollow(process)
+        self.room.leave(process)
         for object_id in self.objects.leave(process):
             self._work.deliver([self.objects.broken_promise(object_id)])
 
@@ -282,10 +322,16 @@ class LocalScheduler:
             task = self._passed_up.find(task_id)
             if task is None:
                 continue
-            for process, job in self._jobs.items():
-                if job == task.job:
-                    notice = Notice(self._passed_up.notice(task, event.detail))
-                    self._outgoing.actions.append(Send(process, notice))
+            self._tell_drivers(task.job, self._passed_up.notice(task, event.detail))
+
+    def _tell_drivers(self, job: int | None, text: str) -> None:
+        """Show a notice to a job's user, or to everybody."""
+        for process, of_job in self._jobs.items():
+            if job is None or of_job == job:
+                self._outgoing.actions.append(Send(process, Notice(text)))
+
+    def _announce(self, process: ProcessNumber, text: str) -> None:
+        self._tell_drivers(self._job_of(process), text)
 
     def _on_exported(self, event: events.FunctionExported) -> None:
         job = self._job_of(event.process)
@@ -330,8 +376,7 @@ class LocalScheduler:
     def _on_put(self, event: events.ObjectsPut) -> None:
         tell = event.holder != event.process
         for value in event.values:
-            self._work.seal(event.process, value)
-            self._work.deliver([value], event.holder)
+            self._work.deliver([self._work.seal(event.process, value)], event.holder)
             if tell:
                 self.objects.request(event.holder, [value.object_id])
 
@@ -343,6 +388,27 @@ class LocalScheduler:
 
     def _on_released(self, event: events.ObjectsReleased) -> None:
         self.objects.release(event.process, event.object_ids)
+
+    def _on_pinned(self, event: events.ObjectsPinned) -> None:
+        self.objects.pin(event.process, event.object_ids)
+
+    def _on_unpinned(self, event: events.ObjectsUnpinned) -> None:
+        self.objects.unpin(event.process, event.object_ids)
+
+    # --- room in the object store ---------------------------------------------------------
+
+    def _on_region_requested(self, event: events.RegionRequested) -> None:
+        self.room.request(event.process, event.number, event.size, self._now)
+
+    def _on_regions_retired(self, event: events.RegionsRetired) -> None:
+        try:
+            for offset, size in event.runs:
+                self.store.abandon(event.process, offset, size)
+        except InternalError as error:
+            self._outgoing.actions.append(EndProcess(event.process, str(error)))
+
+    def _on_spill_ended(self, event: events.SpillEnded) -> None:
+        self.room.spill_ended(event.file, event.error, self._now)
 
     # --- the end of a task ----------------------------------------------------------------
 
@@ -379,6 +445,7 @@ class LocalScheduler:
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._interruptions.act_on_overdue(self.pool.tick(self._now), self._now)
         self.actors.tick(self._now)
+        self.room.tick(self._now)
         if len(self.pool.job_settings) > len(self._jobs):
             # Jobs without a driver live as long as their detached actors.
             actors = self.actors.records.values()
@@ -406,9 +473,15 @@ class LocalScheduler:
         else:
             self.actors.kill(actor, "raydask.kill() ended its process", no_restart=False)
 
-    # --- load -----------------------------------------------------------------------------
+    # --- memory and load ------------------------------------------------------------------
+
+    def _on_worker_measured(self, event: events.WorkerMeasured) -> None:
+        self.memory.worker_measured(event.process, event.private, self._now)
+
+    def _on_memory_measured(self, event: events.MemoryMeasured) -> None:
+        self.memory.measured(event, self._now)
 
     @property
     def is_busy(self) -> bool:
         """Whether the clock must tick often."""
-        return self.pool.is_busy
+        return self.pool.is_busy or self.room.is_waited_for or self.memory.is_urgent

@@ -13,15 +13,16 @@ a task too, which ends for good when the actor does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from raydask.control.tables import EventKind, TaskEvent
 from raydask.control.write_behind_state import Journal, Source
-from raydask.errors import ActorDiedError, WorkerCrashedError
-from raydask.ids import ProcessNumber, TaskID, return_id
-from raydask.local_scheduler.actions import SealStored, Send
+from raydask.errors import ActorDiedError, InternalError, OutOfMemoryError, WorkerCrashedError
+from raydask.ids import ObjectID, ProcessNumber, TaskID, return_id
+from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.interruption import Interruptions
+from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
@@ -34,6 +35,7 @@ from raydask.local_scheduler.records import (
     WorkerRecord,
 )
 from raydask.local_scheduler.worker_pool import WorkerPool
+from raydask.object_store.state import StoreState
 from raydask.serialization import serialize, serialize_error
 from raydask.task import TaskKind, TaskSpec
 from raydask.wire.messages import (
@@ -65,11 +67,13 @@ class TaskTable:
     Parameters
     ----------
     node : int
+    store : StoreState
     objects : ObjectTable
     pool : WorkerPool
     actors : ActorTable
     passed_up : PassedUpTasks
     interruptions : Interruptions
+    memory : MemoryWatch
     outgoing : Outgoing
     journal : Journal
     record : callable
@@ -86,21 +90,25 @@ class TaskTable:
     def __init__(
         self,
         node: int,
+        store: StoreState,
         objects: ObjectTable,
         pool: WorkerPool,
         actors: ActorTable,
         passed_up: PassedUpTasks,
         interruptions: Interruptions,
+        memory: MemoryWatch,
         outgoing: Outgoing,
         journal: Journal,
         record: Callable[[Source], None],
     ) -> None:
         self._node = node
+        self._store = store
         self._objects = objects
         self._pool = pool
         self._actors = actors
         self._passed_up = passed_up
         self._interruptions = interruptions
+        self._memory = memory
         self._outgoing = outgoing
         self._journal = journal
         self._record = record
@@ -144,7 +152,7 @@ class TaskTable:
             if options.actor is not None and options.actor.detached:
                 objects.hold(return_id(spec.task_id, 0))
         if failed is not None:
-            self.fail(task, failed.data)
+            self.fail(task, failed.data, nested=failed.nested)
         elif not missing:
             self._inputs_are_here(task)
 
@@ -161,26 +169,45 @@ class TaskTable:
 
     # --- values ---------------------------------------------------------------------------
 
-    def seal(self, process: ProcessNumber, value: ObjectValue) -> None:
-        """Note that a process has written a value into the object store, if it has."""
-        if value.kind == _STORED:
-            self._outgoing.actions.append(
-                SealStored(process, value.object_id, value.offset, value.size)
-            )
+    def seal(self, process: ProcessNumber, value: ObjectValue) -> ObjectValue:
+        """Note that a process has written a value into the object store, if it has.
+
+        Returns
+        -------
+        ObjectValue
+            The value, or an error in its place where the process named memory that is not its.
+        """
+        if value.kind != _STORED:
+            return value
+        try:
+            if value.object_id in self._store:
+                # A call that was sent again after its actor had died has answered twice.
+                self._store.abandon(process, value.offset, value.size)
+            else:
+                self._store.seal(process, value.object_id, value.offset, value.size)
+        except InternalError as error:
+            self._outgoing.actions.append(EndProcess(process, str(error)))
+            return ObjectValue(value.object_id, _ERROR, serialize_error(error))
+        return value
 
     def deliver(self, values: list[ObjectValue], holder: ProcessNumber | None = None) -> None:
         """Take in values, and the failures that follow from errors among them."""
+        failed: list[TaskRecord] = []
         while values:
             value = values.pop()
             for task in self._objects.fulfill(value, holder):
                 if task.state != TaskState.WAITING:
                     continue
                 if value.kind == _ERROR:
-                    values.extend(self._failed_values(task, value.data, TaskState.FAILED))
+                    values += self._failed_values(task, value.data, TaskState.FAILED, value.nested)
+                    failed.append(task)
                     continue
                 task.missing -= 1
                 if not task.missing:
                     self._inputs_are_here(task)
+        # Only now: what a failed task holds may be all that keeps the refs inside the error.
+        for task in failed:
+            self._close_failed(task)
 
     # --- the end of a task ----------------------------------------------------------------
 
@@ -207,9 +234,7 @@ class TaskTable:
             task.error = result.error
         task.live += 1  # so that it is not forgotten before it is closed
         for value in result.values:
-            if value.kind == _STORED:
-                self.seal(worker.process, value)
-            self.deliver([value])
+            self.deliver([self.seal(worker.process, value)])
         task.live -= 1
         self._close(task)
 
@@ -264,12 +289,27 @@ class TaskTable:
         if task.state not in OPEN and self.records.pop(task.spec.task_id, None) is not None:
             self._journal.forget(task.spec.task_id)
 
-    def fail(self, task: TaskRecord, error: bytes, state: TaskState = TaskState.FAILED) -> None:
-        """End a task with an error in the place of its returns."""
-        self.deliver(self._failed_values(task, error, state))
+    def fail(
+        self,
+        task: TaskRecord,
+        error: bytes,
+        state: TaskState = TaskState.FAILED,
+        nested: Sequence[ObjectID] = (),
+    ) -> None:
+        """End a task with an error in the place of its returns.
 
-    def _failed_values(self, task: TaskRecord, error: bytes, state: TaskState) -> list[ObjectValue]:
-        """Put a task into a failed state; return the errors in place of its returns."""
+        `nested` are the objects whose refs the error contains.
+        """
+        self.deliver(self._failed_values(task, error, state, nested))
+        self._close_failed(task)
+
+    def _failed_values(
+        self, task: TaskRecord, error: bytes, state: TaskState, nested: Sequence[ObjectID]
+    ) -> list[ObjectValue]:
+        """Put a task into a failed state; return the errors in place of its returns.
+
+        The task is to be closed when they have been delivered.
+        """
         template = task.template.template
         task.state = state
         task.finished = self.now
@@ -279,18 +319,19 @@ class TaskTable:
             actor = self._actors.creation_of(task)
             if actor is not None and actor.state != ActorState.DEAD:
                 self._actors.failed(actor, "its __init__ could not run")
-        values = [
-            ObjectValue(return_id(spec.task_id, index), _ERROR, error)
+        task.live += 1  # so that it is not forgotten before it is closed
+        return [
+            ObjectValue(return_id(spec.task_id, index), _ERROR, error, 0, 0, list(nested))
             for index in range(template.num_returns)
         ]
-        task.live += 1  # so that it is not forgotten before it is closed
-        self._close(task)
-        task.live -= 1
-        if not task.live:
-            self.forget(task)
-        return values
 
-    def worker_died_with(self, task: TaskRecord, cause: str, charged: bool) -> None:
+    def _close_failed(self, task: TaskRecord) -> None:
+        task.live -= 1
+        self._close(task)
+
+    def worker_died_with(
+        self, task: TaskRecord, cause: str, charged: bool, verdict: Verdict | None = None
+    ) -> None:
         """Retry or fail a task whose worker has died.
 
         Parameters
@@ -300,11 +341,12 @@ class TaskTable:
             For people.
         charged : bool
             Whether it had begun, and so uses up a retry.
+        verdict : Verdict, optional
+            Why the worker was ended, if that was for this task's memory.
         """
         task.worker = None
         self._note(task, "RETRIED" if task.retries else "FAILED", cause)
         doom = self._interruptions.doom_of(task)
-        name = task.template.template.name
         if doom is not None:
             self.fail(task, doom, TaskState.CANCELLED)
         elif task.template.template.kind == TaskKind.ACTOR_CREATION:
@@ -315,19 +357,18 @@ class TaskTable:
             task.attempts -= 1
             self._pool.ready(task)
         elif task.retries == 0:
-            error = WorkerCrashedError(
-                f"the worker of task {name!r} died: {cause}. It was started {task.attempts} "
-                "times; options(max_retries=…) allows more"
-            )
-            self.fail(task, serialize_error(error))
+            self.fail(task, serialize_error(_death_of(task, cause, verdict)))
         else:
-            self._retry(task)
+            self._retry(task, hold_back=verdict is not None and verdict.hold_back)
 
-    def _retry(self, task: TaskRecord) -> None:
-        """Use up one of the task's retries."""
+    def _retry(self, task: TaskRecord, *, hold_back: bool = False) -> None:
+        """Use up one of the task's retries; with `hold_back` wait for memory first."""
         if task.retries > 0:
             task.retries -= 1
-        self.run_again(task)
+        if hold_back:
+            self._memory.hold_back(task, self.now)
+        else:
+            self.run_again(task)
 
     def run_again(self, task: TaskRecord) -> None:
         """Make a task ready that its worker has given back or failed in, unless it is doomed."""
@@ -373,7 +414,7 @@ class TaskTable:
             cause = f"its __init__ raised {result.error}"
             actor.worker = worker
             self._actors.failed(actor, cause)
-            self.fail(task, result.values[0].data)
+            self.fail(task, result.values[0].data, nested=result.values[0].nested)
             return
         task.state = TaskState.FINISHED
         self._actors.created(actor, worker)
@@ -400,3 +441,14 @@ class TaskTable:
             self.fail(task, serialize_error(error))
         else:
             self._close(task)
+
+
+def _death_of(task: TaskRecord, cause: str, verdict: Verdict | None) -> WorkerCrashedError:
+    """Return the error for a task whose worker has died and that has no retry left."""
+    name = task.template.template.name
+    started = f"It was started {task.attempts} times; options(max_retries=…) allows more"
+    if verdict is not None:
+        return OutOfMemoryError(
+            f"task {name!r} was ended for its memory: {verdict.cause}; {verdict.remedy}. {started}"
+        )
+    return WorkerCrashedError(f"the worker of task {name!r} died: {cause}. {started}")

@@ -12,7 +12,7 @@ from raydask.ids import ObjectID
 from raydask.local_scheduler.records import TaskState, WorkerRecord
 from raydask.local_scheduler.state import LocalScheduler
 from raydask.task import RESOURCE_UNIT
-from raydask.wire.messages import ActorState
+from raydask.wire.messages import ActorState, ValueKind
 
 _CPU = "CPU"
 _GPU = "GPU"
@@ -26,6 +26,7 @@ def problems(core: LocalScheduler) -> list[str]:
         *_workers(core),
         *_tasks(core),
         *_objects(core),
+        *_store(core),
         *_actors(core),
     ]
 
@@ -64,7 +65,8 @@ def _workers(core: LocalScheduler) -> Iterator[str]:
         idle = core.pool.is_idle(worker)
         if idle and (worker.queue or worker.allocation is not None or worker.dying):
             yield f"{name} is idle and has something to do"
-        if not idle and not worker.queue and worker.actor_id is None and not worker.dying:
+        leaves = worker.dying or worker.draining
+        if not idle and not worker.queue and worker.actor_id is None and not leaves:
             yield f"{name} has nothing to do and is not idle"
         if worker.blocked_on is not None and not worker.queue:
             yield f"{name} is blocked in no task"
@@ -129,6 +131,30 @@ def _objects(core: LocalScheduler) -> Iterator[str]:
     for task in core.tasks.values():
         if task.live != live[id(task)]:
             yield f"task {task.spec.task_id.hex()} counts {task.live} returns"
+
+
+def _store(core: LocalScheduler) -> Iterator[str]:
+    pins: Counter[ObjectID] = Counter()
+    for told in core.objects.pins.values():
+        pins.update(told)
+    for worker in core.pool.workers.values():
+        for task in worker.queue.values():
+            pins.update(task.spec.dependencies)
+    known = 0  # in memory
+    for object_id, record in core.objects.records.items():
+        kind = None if record.value is None else record.value.kind
+        if kind == ValueKind.STORED:
+            known += 1
+            if object_id not in core.store or core.store.is_spilled(object_id):
+                yield f"object {object_id.hex()} is not where it is said to be"
+            elif core.store.pins(object_id) != pins[object_id]:
+                counted = core.store.pins(object_id)
+                yield f"object {object_id.hex()} counts {counted} pins of {pins[object_id]}"
+        elif kind == ValueKind.SPILLED and not core.store.is_spilled(object_id):
+            yield f"object {object_id.hex()} is not on disk"
+    if known != len(core.store):
+        yield f"the store has {len(core.store)} objects in memory, and {known} are known"
+    core.store.check()
 
 
 def _actors(core: LocalScheduler) -> Iterator[str]:

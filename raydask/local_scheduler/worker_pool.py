@@ -4,6 +4,11 @@ A worker serves one job from its first task on, because it takes over that drive
 path and modules.  A worker that blocks in ``get`` gives its CPUs back and another takes its
 place, so the number of processes follows the depth of recursion and not the number of CPUs;
 those beyond the CPUs end when they have been idle for a while.
+
+Calls of functions with ``max_calls`` are counted here, when they have ended, and not in the
+worker: such a call is alone in its worker, so the node knows of every one that has been run
+and of none that was only sent; nothing has to be given back, no retry can be charged, and a
+worker that is to go is never given more.  What it occupies is free when its process has gone.
 """
 
 from __future__ import annotations
@@ -12,7 +17,14 @@ from typing import Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal
 from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
-from raydask.local_scheduler.actions import KillWorker, Send, SendControl, StartWorkers
+from raydask.local_scheduler.actions import (
+    KillWorker,
+    MeasureWorker,
+    RetireWorker,
+    Send,
+    SendControl,
+    StartWorkers,
+)
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.policy import Pipeline, ReadyQueue, Resources
@@ -22,6 +34,7 @@ from raydask.local_scheduler.records import (
     TaskState,
     WorkerRecord,
 )
+from raydask.task import TaskTemplate
 from raydask.wire.messages import (
     Assignment,
     Execute,
@@ -94,6 +107,7 @@ class WorkerPool:
         self.job_settings: dict[int, JobSettings] = {}
         self._idle: dict[int, dict[ProcessNumber, WorkerRecord]] = {}
         self._queues: dict[tuple[Any, ...], ReadyQueue] = {}
+        self._limits_roots = False
         self._starting = 0
         self._failures = 0
         self._start_again_at = 0.0
@@ -134,6 +148,7 @@ class WorkerPool:
         tasks = list(worker.queue.values())
         for task in tasks:
             self._timed.pop(task.spec.task_id, None)
+            self._objects.unpin_inputs(task)
         worker.queue = {}
         self._free(worker)
         return tasks
@@ -157,10 +172,30 @@ class WorkerPool:
     def kill(self, worker: WorkerRecord, why: str) -> None:
         """End a worker."""
         if not worker.dying:
-            worker.dying = why
-            self._idle.get(worker.job, {}).pop(worker.process, None)
-            self._withhold(worker)
+            self._give_up(worker, why)
             self._outgoing.actions.append(KillWorker(worker.process))
+
+    def retire(self, worker: WorkerRecord, why: str) -> None:
+        """Let a worker end by itself that has nothing to do, and start another if one is missed."""
+        if not worker.dying:
+            self._give_up(worker, why)
+            self._outgoing.actions.append(RetireWorker(worker.process, why))
+            self.refill()
+
+    def _give_up(self, worker: WorkerRecord, why: str) -> None:
+        worker.dying = why
+        self._idle.get(worker.job, {}).pop(worker.process, None)
+        self._withhold(worker)
+
+    def drain(self, worker: WorkerRecord) -> None:
+        """Give the worker nothing more; when it has nothing left, have it measured."""
+        worker.draining = True
+        self._withhold(worker)
+
+    def keep(self, worker: WorkerRecord) -> None:
+        """Go on with a worker that was drained."""
+        worker.draining = False
+        self._idle.setdefault(worker.job, {})[worker.process] = worker
 
     # --- ready tasks ----------------------------------------------------------------------
 
@@ -172,6 +207,8 @@ class WorkerPool:
         if queue is None:
             resources = task.template.template.resources
             queue = self._queues[shape] = ReadyQueue(task.job, resources)
+            if self._limits_roots:
+                queue.hold_roots()
         queue.push(task)
 
     def withdraw(self, tasks: set[TaskRecord]) -> None:
@@ -184,7 +221,7 @@ class WorkerPool:
     @property
     def queued(self) -> int:
         """How many tasks are ready and have no worker."""
-        return sum(len(queue) for queue in self._queues.values())
+        return sum(len(queue) + queue.held_back for queue in self._queues.values())
 
     def queued_tasks(self) -> list[TaskRecord]:
         """Return the tasks that are ready and have no worker."""
@@ -204,9 +241,14 @@ class WorkerPool:
                 seconds += len(queue) * head.template.cost
         return seconds
 
-    def schedule(self, now: float) -> None:
-        """Give ready tasks to workers, as far as there are any free."""
+    def schedule(self, now: float, is_short: bool = False) -> None:
+        """Give ready tasks to workers, as far as there are any free.
+
+        `is_short` says that the object store is short of room: root tasks are held back.
+        """
         self._now = now
+        if is_short or self._limits_roots:
+            self._limit_roots(is_short)
         queues = [queue for queue in self._queues.values() if queue]
         if not queues:
             return
@@ -214,6 +256,25 @@ class WorkerPool:
             queues.sort(key=_head_key)
         for queue in queues:
             self._serve(queue, now)
+
+    def _limit_roots(self, is_short: bool) -> None:
+        queues = self._queues.values()
+        if is_short != self._limits_roots:
+            self._limits_roots = is_short
+            for queue in queues:
+                if is_short:
+                    queue.hold_roots()
+                else:
+                    queue.release_roots(None)
+        if is_short and any(queue.held_back for queue in queues) and not self._anything_else():
+            for queue in queues:
+                queue.release_roots(self._settings.idle)
+
+    def _anything_else(self) -> bool:
+        """Say whether anything but what is held back is ready or under way."""
+        return any(self._queues.values()) or any(
+            worker.queue and worker.blocked_on is None for worker in self.workers.values()
+        )
 
     def _serve(self, queue: ReadyQueue, now: float) -> None:
         head = queue.head()
@@ -293,6 +354,8 @@ class WorkerPool:
             task.worker_pid = worker.pid
             worker.queue[spec.task_id] = task
             values = [records[object_id].value for object_id in spec.dependencies]
+            if values:
+                self._objects.pin_inputs(task)
             assignments.append(
                 Assignment(
                     spec.task_id,
@@ -307,7 +370,7 @@ class WorkerPool:
             task.attempts += 1
             put(spec.task_id, task)
             if template.alone:
-                self._watch_closely(task, now)
+                self._watch_closely(worker, task, now)
         self._outgoing.actions.append(
             Send(worker.process, Execute(templates, assignments, worker.gpus))
         )
@@ -323,8 +386,10 @@ class WorkerPool:
                 code = function.code
         return NewTemplate(template.number, template.template, code)
 
-    def _watch_closely(self, task: TaskRecord, now: float) -> None:
+    def _watch_closely(self, worker: WorkerRecord, task: TaskRecord, now: float) -> None:
         template = task.template.template
+        if template.enforced_memory:
+            self._outgoing.actions.append(MeasureWorker(worker.process))
         if template.observed:
             progress = Progress([(task.spec.task_id, 0)])
             self._outgoing.actions.append(Send(task.submitter, progress))
@@ -342,15 +407,31 @@ class WorkerPool:
         worker.reclaiming = False
         if task.deadline:
             self._timed.pop(task.spec.task_id, None)
+        if task.spec.dependencies:
+            self._objects.unpin_inputs(task)
+        if task.template.alone:
+            self._count_call(worker, task.template.template)
         if not worker.queue and worker.actor_id is None:
-            self.make_idle(worker, now)
+            if worker.spent:
+                self.retire(worker, worker.spent)
+            else:
+                self.make_idle(worker, now)
+
+    def _count_call(self, worker: WorkerRecord, template: TaskTemplate) -> None:
+        if template.max_calls:
+            calls = worker.calls.get(template.function_id, 0) + 1
+            worker.calls[template.function_id] = calls
+            if calls >= template.max_calls:
+                worker.spent = f"it has run {template.name!r} as often as its max_calls says"
 
     def make_idle(self, worker: WorkerRecord, now: float) -> None:
         """Free what the worker occupies; it can be given anything of its job."""
         self._free(worker)
         worker.load = 0.0
         worker.idle_since = now
-        if not worker.dying:
+        if worker.draining:
+            self._outgoing.actions.append(MeasureWorker(worker.process))
+        elif not worker.dying:
             self._idle.setdefault(worker.job, {})[worker.process] = worker
 
     def _free(self, worker: WorkerRecord) -> None:
@@ -387,6 +468,7 @@ class WorkerPool:
             worker.load -= task.cost
             if task.deadline:
                 self._timed.pop(task_id, None)
+            self._objects.unpin_inputs(task)
             if task.state == TaskState.ASSIGNED:
                 task.attempts -= 1
                 task.worker = None
@@ -413,7 +495,7 @@ class WorkerPool:
         worker.progress = now
         if worker.allocation is not None and _CPU in worker.allocation:
             self.resources.allocate({_CPU: worker.allocation[_CPU]})
-        if worker.shape in self._queues and not worker.dying:
+        if worker.shape in self._queues and not worker.dying and not worker.draining:
             self._queues[worker.shape].workers[worker.process] = worker
 
     def _give_cpus(self, worker: WorkerRecord, allocation: dict[str, int] | None) -> None:
@@ -430,10 +512,10 @@ class WorkerPool:
                 if now - worker.progress > settings.reclaim_after:
                     worker.reclaiming = True
                     self._outgoing.actions.append(SendControl(worker.process, Reclaim()))
-        self._retire(now)
+        self._retire_surplus(now)
         return [task for task in self._timed.values() if now > task.deadline]
 
-    def _retire(self, now: float) -> None:
+    def _retire_surplus(self, now: float) -> None:
         idle = [worker for workers in self._idle.values() for worker in workers.values()]
         surplus = len(idle) - self._settings.idle
         if surplus <= 0:
@@ -441,7 +523,15 @@ class WorkerPool:
         idle.sort(key=lambda worker: worker.idle_since)
         for worker in idle[:surplus]:
             if now - worker.idle_since > self._settings.idle_seconds:
-                self.kill(worker, "it was idle")
+                self.retire(worker, "it was idle")
+
+    def others_work(self, process: ProcessNumber) -> bool:
+        """Say whether any worker but this one has something to do."""
+        return any(
+            worker.queue or worker.actor_id is not None
+            for worker in self.workers.values()
+            if worker.process != process
+        )
 
     @property
     def is_busy(self) -> bool:

@@ -8,7 +8,6 @@ import logging
 import logging.handlers
 import os
 import resource
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -16,9 +15,11 @@ from pathlib import Path
 from raydask.config import SessionOptions
 from raydask.control.redis_store import RedisStore
 from raydask.control.write_behind import WriteBehind
+from raydask.errors import StartError
 from raydask.local_scheduler.server import NodeIdentity, NodeServer
-from raydask.object_store.backing import Backing
-from raydask.session_folder import GLOBAL_SOCKET, NODE_SOCKET
+from raydask.object_store.backing import Backing, usable_memory
+from raydask.object_store.spiller import Spiller
+from raydask.session_folder import GLOBAL_SOCKET, NODE_SOCKET, SPILL, remove_session_folder
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.framing import encode
 from raydask.wire.loop_connection import FrameProtocol
@@ -70,10 +71,16 @@ def run_node(
     resources = offered_resources(options)
     gpus = visible_gpus(int(resources.get("GPU", 0) // RESOURCE_UNIT))
     identity = NodeIdentity(number, options.folder, backing.path, backing.size, gpus)
-    server = NodeServer(identity, options.config, resources, writer)
+    spiller = Spiller(backing.fd, os.path.join(options.folder, SPILL, f"node-{number}"))
+    try:
+        spiller.start()
+    except StartError as error:
+        supervisor.sendall(encode(NodeReady(str(error))))
+        return
+    server = NodeServer(identity, options.config, resources, writer, spiller)
     asyncio.run(_serve(server, supervisor, options.folder))
     # The supervisor is gone: whatever it left in the file system is this process's to remove.
-    shutil.rmtree(options.folder, ignore_errors=True)
+    remove_session_folder(Path(options.folder))
 
 
 async def _serve(server: NodeServer, supervisor: socket.socket, folder: str) -> None:
@@ -124,7 +131,7 @@ def offered_resources(options: SessionOptions) -> dict[str, int]:
     gpus = options.num_gpus
     if gpus is None:
         gpus = len([d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d])
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = usable_memory(options.config.memory_limit)
     amounts = {"CPU": cpus or 0, "GPU": gpus, "memory": memory * 0.7, **options.resources}
     return {name: round(amount * RESOURCE_UNIT) for name, amount in amounts.items() if amount}
 

@@ -33,10 +33,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import logging
 import os
 import secrets
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -52,7 +52,14 @@ from raydask.control.redis_server import RedisServer
 from raydask.errors import RaydaskError
 from raydask.node.sweep import lock_session, sweep
 from raydask.object_store.backing import Backing
-from raydask.session_folder import GLOBAL_SOCKET, LATEST, SECRET, sessions_root
+from raydask.session_folder import (
+    GLOBAL_SOCKET,
+    LATEST,
+    SECRET,
+    make_spill_folder,
+    remove_session_folder,
+    sessions_root,
+)
 from raydask.wire.framing import FrameDecoder, encode
 from raydask.wire.messages import ChildExited, EndChild, ForkWorkers, NodeReady
 
@@ -88,6 +95,7 @@ class Supervisor:
             end.setblocking(False)
         self._parent = os.getppid()
         self._ready = False
+        self._warnings: list[str] = []
         self._reason = ""
 
     # --- start ----------------------------------------------------------------------------
@@ -101,14 +109,23 @@ class Supervisor:
             Something could not be started.
         """
         write_secret(self._folder, self._password)
+        make_spill_folder(self._folder, self._options.config.spill_folder)
         for shard in range(self._options.num_redis_shards):
             server = RedisServer(str(self._folder), shard, self._password)
             server.start()
             self._redis.append(server)
         import_for_children()
-        self._backing = Backing.create(
-            self._options.object_store_memory, self._options.config.object_store_folder or None
-        )
+        config = self._options.config
+        collector = _Collector(self._warnings)
+        logging.getLogger("raydask").addHandler(collector)
+        try:
+            self._backing = Backing.create(
+                self._options.object_store_memory,
+                config.object_store_folder or None,
+                config.memory_limit,
+            )
+        finally:
+            logging.getLogger("raydask").removeHandler(collector)
         deadline = time.monotonic() + self._options.config.start_timeout
         for server in self._redis:
             server.wait_ready(deadline)
@@ -261,7 +278,7 @@ class Supervisor:
             return
         self._ready = True
         make_latest(self._folder)
-        report({"address": str(self._folder)})
+        report({"address": str(self._folder), "warnings": self._warnings})
 
     def _reap(self) -> None:
         while True:
@@ -374,7 +391,7 @@ def make_latest(folder: Path) -> None:
 
 def remove_session(folder: Path) -> None:
     """Remove a session's folder, and the link to it if it is the latest."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_session_folder(folder)
     link = folder.parent / LATEST
     try:
         if link.is_symlink() and Path(os.readlink(link)) == folder:
@@ -384,7 +401,20 @@ def remove_session(folder: Path) -> None:
         pass  # other sessions are there
 
 
-def report(answer: dict[str, str]) -> None:
+class _Collector(logging.Handler):
+    """Collects the warnings of the start, which the driver's user is to see."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record in; it goes to the supervisor's log too."""
+        self._texts.append(record.getMessage())
+        sys.stderr.write(record.getMessage() + "\n")
+
+
+def report(answer: dict[str, Any]) -> None:
     """Tell the driver how the start went, in one line."""
     try:
         os.write(1, json.dumps(answer).encode() + b"\n")

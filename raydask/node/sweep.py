@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import time
 from pathlib import Path
+
+from raydask.session_folder import remove_session_folder
 
 _LOCK_NAME = "lock"
 _GRACE_SECONDS = 10.0
@@ -27,7 +28,7 @@ def sweep(root: Path) -> None:
     """Remove the folders under `root` that no living session owns."""
     for folder in root.glob("s-*"):
         if _is_abandoned(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_session_folder(folder)
 
 
 def _is_abandoned(folder: Path) -> bool:

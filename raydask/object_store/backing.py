@@ -6,13 +6,21 @@ limited by the size of ``/dev/shm`` (64 MB in many containers), and it counts as
 the cgroup.  A file in a folder of the user's choice serves otherwise, unlinked at once
 where ``/proc`` lets other processes reach it all the same.
 
-Invariants: the file never changes its size while it exists, for a process that touches a
-page beyond the end of a mapped file is killed (SIGBUS); the descriptor is not inherited by
-programs that children execute, only by forks.
+A process is killed (SIGBUS) that touches a page of a mapped file which is beyond its end, or
+which the file system has no room for.  So the file never changes its size while it
+exists, and one in a folder has all its blocks from the start (``posix_fallocate``): nobody
+else can fill the file system under it.  In a file system that is memory (tmpfs, as
+``/dev/shm`` is) that takes the memory at once, at 1 to 2 GB/s; on a disk it takes no time.
+
+A folder that has not the room is no reason not to start: with a warning, the arena is made
+smaller while it stays of use, and anonymous when it would not.
+
+Invariant: the descriptor is not inherited by programs that children execute, only by forks.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -38,6 +46,18 @@ USEFUL_SIZE = 64 << 20
 
 _OPTION = "object_store_memory"
 
+_FOLDER_OPTION = "RAYDASK_OBJECT_STORE_FOLDER"
+
+_NOT_RESERVED = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.ENOMEM,
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+}
+"""Errors of a file system that has not the room, or cannot promise it."""
+
 
 class Backing:
     """The open file behind one arena.
@@ -62,17 +82,23 @@ class Backing:
         self._file = file
 
     @classmethod
-    def create(cls, size: int | None = None, directory: str | None = None) -> Backing:
+    def create(
+        cls, size: int | None = None, directory: str | None = None, memory: int = 0
+    ) -> Backing:
         """Make the shared memory.
 
         Parameters
         ----------
         size : int, optional
-            Bytes wanted; 30 % of the memory this process may use when not given.  It is
+            Bytes wanted; 30 % of the memory the session may use when not given.  It is
             lowered, with a warning, to 90 % of what there is.
         directory : str, optional
-            A folder to hold the file; anonymous memory when not given, where the system
+            A folder to hold the file, all of whose blocks are taken at once; anonymous
+            memory when not given, or when the folder has not the room, where the system
             has it, else the folder for temporary files.
+        memory : int
+            Bytes of memory that the session may use, if that is less than there is; 0: what
+            there is.
 
         Raises
         ------
@@ -86,20 +112,40 @@ class Backing:
                 f"{_OPTION}={size} is too small: give at least {MINIMUM_SIZE} bytes, "
                 "or leave it out"
             )
-        wanted = size if size is not None else int(memory_limit() * SHARE_OF_MEMORY)
+        wanted = size if size is not None else int(usable_memory(memory) * SHARE_OF_MEMORY)
         if directory is None and hasattr(os, "memfd_create"):
-            size = _affordable(wanted, memory_limit(), "of memory")
-            return cls._anonymous(size)
+            return cls._anonymous(_affordable(wanted, memory_limit(), "of memory"))
         folder = directory if directory is not None else tempfile.gettempdir()
+        reason: Exception
         try:
-            space = os.statvfs(folder)
-            size = _affordable(wanted, space.f_bavail * space.f_frsize, f"free in {folder}")
-            return cls._in_folder(size, folder)
+            return cls._in_folder(_affordable(wanted, *_room_in(folder)), folder)
+        except StartError as error:
+            reason = error
         except OSError as error:
+            if error.errno not in _NOT_RESERVED:
+                raise StartError(
+                    f"the object store's file cannot be made in {folder!r} ({error}); set "
+                    f"{_FOLDER_OPTION} to a folder that exists and can be written"
+                ) from error
+            reason = error
+        return cls._instead_of_folder(wanted, folder, reason)
+
+    @classmethod
+    def _instead_of_folder(cls, wanted: int, folder: str, reason: Exception) -> Backing:
+        if not hasattr(os, "memfd_create"):
             raise StartError(
-                f"the object store's file cannot be made in {folder!r} ({error}); "
-                "name a folder that exists and can be written"
-            ) from error
+                f"the object store gets no room in {folder!r}: {reason}; set {_FOLDER_OPTION} "
+                f"to a folder with more, or {_OPTION} to less"
+            ) from reason
+        backing = cls._anonymous(_affordable(wanted, memory_limit(), "of memory"))
+        _log.warning(
+            "the object store is in anonymous memory, not in %s, where it gets no room: %s; set "
+            "%s to a folder with more, or to nothing for anonymous memory without this warning",
+            folder,
+            reason,
+            _FOLDER_OPTION,
+        )
+        return backing
 
     @classmethod
     def _anonymous(cls, size: int) -> Backing:
@@ -117,7 +163,7 @@ class Backing:
         fd, name = tempfile.mkstemp(prefix="raydask-arena-", dir=folder)
         file = Path(name)
         try:
-            os.ftruncate(fd, size)
+            os.posix_fallocate(fd, 0, size)
             path = _path_through_proc(fd)
             if not os.path.exists(path):  # no /proc here: the name is the only way in
                 return cls(fd, size, name, file)
@@ -150,23 +196,84 @@ def memory_limit(root: Path = Path("/")) -> int:
         Where ``proc`` and ``sys`` are found.
     """
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([physical, *(limit for _, limit in limited_cgroups(root))])
+
+
+def usable_memory(limit: int) -> int:
+    """Return the bytes of memory that a session may use: `limit`, but no more than there is.
+
+    Parameters
+    ----------
+    limit : int
+        The setting ``memory_limit``; 0: what there is.
+    """
+    return min(limit, memory_limit()) if limit else memory_limit()
+
+
+def limited_cgroups(root: Path = Path("/")) -> list[tuple[Path, int]]:
+    """Return the cgroups above this process that limit its memory, and to how many bytes.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are found.
+    """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return physical
+        return []
     mounts = root / "sys/fs/cgroup"
-    limits = [physical]
+    limited: list[tuple[Path, int]] = []
     for line in lines:
         _, controllers, group = line.split(":", 2)
         if not controllers:
-            limits += _limits_above(mounts, group, "memory.max")
+            limited += _limits_above(mounts, group, "memory.max")
         elif "memory" in controllers.split(","):
-            limits += _limits_above(mounts / "memory", group, "memory.limit_in_bytes")
-    return min(limits)
+            limited += _limits_above(mounts / "memory", group, "memory.limit_in_bytes")
+    return limited
 
 
-def _limits_above(mount: Path, group: str, name: str) -> list[int]:
-    """Return the limits of a cgroup and of all that contain it.
+def _room_in(folder: str, root: Path = Path("/")) -> tuple[int, str]:
+    """Return the bytes that can be reserved in the folder, and what to call them.
+
+    In a file system that is memory its own limit says nothing of what memory there is, and
+    more than there is would end processes instead of failing.
+
+    Raises
+    ------
+    OSError
+        When the folder is not there.
+    """
+    space = os.statvfs(folder)
+    room = space.f_bavail * space.f_frsize
+    device = os.stat(folder).st_dev
+    if not _is_memory(f"{os.major(device)}:{os.minor(device)}", root):
+        return room, f"free in {folder}"
+    return min(room, _available_memory(root)), f"free in {folder}, which is memory"
+
+
+def _is_memory(device: str, root: Path) -> bool:
+    try:
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    for mount in mounts:
+        before, _, after = mount.partition(" - ")
+        if before.split()[2] == device:
+            return after.split()[0] in ("tmpfs", "ramfs")
+    return False
+
+
+def _available_memory(root: Path) -> int:
+    for line in (root / "proc/meminfo").read_text().splitlines():
+        name, _, amount = line.partition(":")
+        if name == "MemAvailable":
+            return min(int(amount.split()[0]) << 10, memory_limit(root))
+    return memory_limit(root)
+
+
+def _limits_above(mount: Path, group: str, name: str) -> list[tuple[Path, int]]:
+    """Return a cgroup and all that contain it, with their limits, as far as they have one.
 
     Inside a container the group may be named as the host sees it and have no folder here;
     then the mount's own root is the container's group.
@@ -179,7 +286,7 @@ def _limits_above(mount: Path, group: str, name: str) -> list[int]:
         except OSError:
             continue
         if text.isdigit():  # "max" means none
-            limits.append(int(text))
+            limits.append((mount / part, int(text)))
     return limits
 
 

@@ -11,8 +11,9 @@ each sealed object out of the region wherever it lies.  What a region holds besi
 objects is *retired*: the unused tail of a slab that was replaced, and reservations that
 were given up.  The connection sends ``take_retired`` with its next batch.
 
-Reading: ``view``; its memory stays valid, and its object is to stay pinned, until
-``on_release`` is called.
+Reading: ``view`` of what is in the arena; its memory stays valid, and its object is to
+stay pinned, until ``on_release`` is called.  ``view_file`` of what was spilled; it needs
+no pin, for the mapping keeps the file's bytes.
 
 Invariants: a byte of a region is in at most one reservation; it is in a reservation, in
 the current slab's tail or in what was retired, never in two of these.  No lock is held
@@ -30,7 +31,7 @@ from raydask.errors import InternalError, ObjectStoreFullError, UsageError
 from raydask.object_store.arena import rounded
 from raydask.object_store.copying import copy_bytes
 from raydask.object_store.state import DEFAULT_SLAB_SIZE
-from raydask.object_store.views import PrivateMapper, private_view, shared_view
+from raydask.object_store.views import Mapper, file_view, private_view, shared_view
 
 _SMALL_PER_SLAB = 4
 
@@ -96,7 +97,7 @@ class StoreClient:
         self._process = 0
         self._mapping: mmap.mmap | None = None
         self._memory: memoryview | None = None
-        self._mapper: PrivateMapper | None = None
+        self._mapper: Mapper | None = None
 
     def start(self) -> None:
         """Map the arena.
@@ -115,7 +116,7 @@ class StoreClient:
             os.close(self._fd)
             raise
         self._memory = memoryview(self._mapping)
-        self._mapper = PrivateMapper(self._fd)
+        self._mapper = Mapper()
         self._process = os.getpid()
 
     def close(self) -> None:
@@ -224,8 +225,48 @@ class StoreClient:
                 "please report this bug"
             )
         if writable:
-            return private_view(mapper, memory, offset, size, on_release)
+            return private_view(mapper, self._fd, memory, offset, size, on_release)
         return shared_view(mapping, offset, size, on_release)
+
+    def view_file(
+        self,
+        path: str,
+        position: int,
+        size: int,
+        *,
+        writable: bool,
+        on_release: Callable[[], None],
+    ) -> memoryview:
+        """Return the `size` bytes at `position` of a spill file without copying them.
+
+        Where the system allows no more mappings, they are read into memory of the process,
+        and `on_release` is called at once.
+
+        Parameters
+        ----------
+        path : str
+            The file.  It may be deleted while the view lives.
+        position, size : int
+            Where in it the object is.
+        writable : bool
+            False: a read-only view of the system's page cache, which all readers share.  True:
+            a view in which pages are copied as they are written; nobody else sees the changes.
+        on_release : callable
+            As for `view`.
+
+        Raises
+        ------
+        ObjectLostError
+            When the file is gone, or shorter than it was written.
+        OSError
+            When it can be neither mapped nor read.
+        UsageError
+            When the store was closed.
+        """
+        mapper = self._mapper
+        if mapper is None:
+            raise UsageError("the object store was shut down; call raydask.init() first")
+        return file_view(mapper, path, position, size, writable, on_release)
 
     def _take_from_new_slab(self, occupied: int) -> int:
         """Get room for a small object that the current slab cannot hold."""

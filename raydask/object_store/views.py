@@ -10,7 +10,7 @@ a ctypes array laid over the memory, whose ``__del__`` is the call-back.  Its ty
 and making a ctypes type takes 37 µs where making an instance takes under 1: the lengths are
 rounded up to few size classes, the types cached, and the view is sliced to its size.
 
-Two kinds of view:
+Kinds of view:
 
 shared
     Read-only, over the process's one shared mapping.
@@ -19,6 +19,9 @@ private
     a copy that this view alone sees.  Neither the object nor any other view of it, in this
     process or another, ever changes.  With the view its mapping goes, and with it the
     copies, so no stale page can show when the arena's bytes are used again.
+of a spill file
+    Of either sort, over a mapping of its own of that part of the file.  Readers share the
+    system's page cache.  The mapping outlives the file's name.
 
 One mapping for each private view was chosen over one private mapping of the arena: it costs
 10 µs more a view (of 60 for reading 512 KiB: both have page faults), and buys that two views of
@@ -33,17 +36,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import os
 from collections.abc import Callable
 from typing import Any
 
+from raydask.errors import ObjectLostError
 from raydask.object_store.arena import ALIGNMENT
 
 _CLASSES_PER_DOUBLING = 8
 _CACHED_TYPES = 1024
 _MAP_FAILED = ctypes.c_void_p(-1).value
-_ACCESS = mmap.PROT_READ | mmap.PROT_WRITE
 # Reserving swap for copies that are rarely made would only make large views fail.
-_FLAGS = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+_PRIVATE = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+_READ_ONLY = mmap.PROT_READ, mmap.MAP_SHARED
 
 
 class _Exporter:
@@ -56,23 +61,17 @@ class _Exporter:
         self.on_release()
 
 
-class PrivateMapper:
-    """Maps runs of one file privately, through the C library.
+class Mapper:
+    """Maps runs of files through the C library.
 
     Python's own ``mmap`` keeps a duplicate of the descriptor open for each mapping until
     3.13, and a process may have but 1,024 of them.
-
-    Parameters
-    ----------
-    fd : int
-        The arena's file; it must stay open while `map` is called.
     """
 
-    __slots__ = ("_fd", "_map", "_unmap")
+    __slots__ = ("_map", "_unmap")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self) -> None:
         library = ctypes.CDLL(None)
-        self._fd = fd
         self._map = library.mmap
         self._map.restype = ctypes.c_void_p
         self._map.argtypes = (
@@ -86,8 +85,10 @@ class PrivateMapper:
         self._unmap = library.munmap
         self._unmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
-    def map(self, offset: int, size: int) -> tuple[int, Callable[[], None]] | None:
-        """Map `size` bytes at `offset`, copy on write.
+    def map(
+        self, fd: int, offset: int, size: int, *, writable: bool
+    ) -> tuple[int, Callable[[], None]] | None:
+        """Map `size` bytes at `offset`, read-only or copy on write.
 
         Returns
         -------
@@ -97,7 +98,8 @@ class PrivateMapper:
         """
         # The machine's pages may be larger than the arena's.
         lead = offset % mmap.ALLOCATIONGRANULARITY
-        start = self._map(None, size + lead, _ACCESS, _FLAGS, self._fd, offset - lead)
+        access, flags = _PRIVATE if writable else _READ_ONLY
+        start = self._map(None, size + lead, access, flags, fd, offset - lead)
         if start == _MAP_FAILED:
             return None
         return start + lead, functools.partial(self._unmap, start, size + lead)
@@ -114,7 +116,8 @@ def shared_view(
 
 
 def private_view(
-    mapper: PrivateMapper,
+    mapper: Mapper,
+    fd: int,
     shared: memoryview,
     offset: int,
     size: int,
@@ -122,17 +125,78 @@ def private_view(
 ) -> memoryview:
     """Return a writable view that nobody else sees and that calls `on_release` at its end.
 
-    `shared` is the whole arena: where no more mappings are to be had, the view is a plain
-    copy of its bytes, and the object is released at once.
+    `fd` is the arena's file and `shared` the whole of it: where no more mappings are to be
+    had, the view is a plain copy of its bytes, and the object is released at once.
     """
-    length = _class_length(size)
-    mapped = mapper.map(offset, size or 1)
+    mapped = mapper.map(fd, offset, size or 1, writable=True)
     if mapped is None:
         copy = memoryview(bytearray(shared[offset : offset + size]))
         on_release()
         return copy
+    return _view_of_mapping(mapped, size, on_release)
+
+
+def file_view(
+    mapper: Mapper,
+    path: str,
+    position: int,
+    size: int,
+    writable: bool,
+    on_release: Callable[[], None],
+) -> memoryview:
+    """Return a view of a part of a spill file that calls `on_release` at its end.
+
+    Where no more mappings are to be had, the view is a plain copy of the bytes, and the object
+    is released at once.
+
+    Raises
+    ------
+    ObjectLostError
+        When the file is gone, or shorter than it was written.
+    OSError
+        When the file can be neither mapped nor read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ObjectLostError(
+            f"the object was spilled to {path}, and that file is gone: the session has ended, "
+            "or something outside raydask deleted it"
+        ) from error
+    try:
+        # Whoever touches a page beyond the end of a file is killed (SIGBUS).
+        if os.fstat(fd).st_size < position + size:
+            raise ObjectLostError(
+                f"the object was spilled to {path}, and that file was cut short: it has no "
+                f"{size} bytes at {position}; something outside raydask changed it"
+            )
+        mapped = mapper.map(fd, position, size or 1, writable=writable)
+        if mapped is None:
+            copy = memoryview(_read(fd, position, size))
+            on_release()
+            return copy if writable else copy.toreadonly()
+    finally:
+        os.close(fd)
+    view = _view_of_mapping(mapped, size, on_release)
+    return view if writable else view.toreadonly()
+
+
+def _read(fd: int, position: int, size: int) -> bytearray:
+    data = bytearray(size)
+    done = 0
+    while done < size:
+        got = os.preadv(fd, [memoryview(data)[done:]], position + done)
+        if not got:
+            raise ObjectLostError(f"a spill file ended at {position + done} while it was read")
+        done += got
+    return data
+
+
+def _view_of_mapping(
+    mapped: tuple[int, Callable[[], None]], size: int, on_release: Callable[[], None]
+) -> memoryview:
     address, unmap = mapped
-    exporter = _exporter_type(length).from_address(address)
+    exporter = _exporter_type(_class_length(size)).from_address(address)
     exporter.on_release = functools.partial(_unmap_and_release, unmap, on_release)
     return memoryview(exporter).cast("B")[:size]
 

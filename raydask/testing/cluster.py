@@ -17,11 +17,15 @@ from raydask.control.write_behind_state import Source
 from raydask.errors import ObjectLostError, OwnerDiedError
 from raydask.ids import ActorID, NodeNumber, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler import actions, events
+from raydask.local_scheduler.memory_watch import MemorySettings
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.records import TRANSITIONS, TaskState
-from raydask.local_scheduler.state import Journals, LocalScheduler
+from raydask.local_scheduler.room import RoomSettings
+from raydask.local_scheduler.state import Journals, LocalScheduler, Paths
 from raydask.local_scheduler.validation import problems
 from raydask.local_scheduler.worker_pool import PoolSettings
+from raydask.object_store.spilled import SpillBatch
+from raydask.object_store.state import StoreState
 from raydask.task import TaskTemplate
 from raydask.testing.clock import VirtualClock
 from raydask.testing.links import Link
@@ -32,6 +36,7 @@ from raydask.wire.messages import Assignment
 
 _TICK_SECONDS = 0.02
 _WORKER_LIMIT = 400
+_MEMORY = 4 << 30
 
 
 class InvariantViolated(AssertionError):  # noqa: N818  (says what happened)
@@ -47,10 +52,16 @@ class Faults(NamedTuple):
         Of each worker, that it ends before it is up.
     crash : float
         Of each task that begins, that its worker dies while it runs.
+    failed_write : float
+        Of each file of spilled objects, that it cannot be written.
+    memory : float
+        Of each tick, that workers and machine are measured, with any figures.
     """
 
     failed_start: float = 0.0
     crash: float = 0.0
+    failed_write: float = 0.0
+    memory: float = 0.0
 
 
 class _Journal:
@@ -82,6 +93,9 @@ class SimulatedCluster:
     gpus : list of int
         Devices.
     faults : Faults
+    pipeline : Pipeline, optional
+    store_bytes : int
+        Of the object store; where that is little, objects are spilled.
     """
 
     def __init__(
@@ -94,6 +108,7 @@ class SimulatedCluster:
         gpus: Sequence[int] = (),
         faults: Faults = Faults(),  # noqa: B008  (immutable)
         pipeline: Pipeline | None = None,
+        store_bytes: int = 1 << 40,
     ) -> None:
         self.rng = random.Random(seed)
         self.clock = VirtualClock()
@@ -104,21 +119,26 @@ class SimulatedCluster:
         self.tasks_journal = _Journal()
         self.objects_journal = _Journal()
         self.functions_journal = _Journal()
+        self.store = StoreState(store_bytes)
         total = {"CPU": cpus * 10_000, **(resources or {})}
         self.core = LocalScheduler(
             self.node,
             Resources(total, list(gpus)),
             pipeline or Pipeline(0.004, self.pipeline_tasks),
             PoolSettings(cpus, 2.0, 0.05),
+            self.store,
+            RoomSettings(patience=1.0),
             Journals(
                 self.tasks_journal, self.objects_journal, self.functions_journal, lambda event: None
             ),
-            lambda process: f"w{process}.sock",
+            Paths("w{}.sock".format, "spill/{}".format),
             5.0,
+            MemorySettings(_MEMORY // 5, 0.6),
         )
         self.processes: dict[ProcessNumber, Process] = {}
-        self.sealed: set[ObjectID] = set()
         self.started_workers = 0
+        self.files: set[int] = set()
+        self.spilled_files = 0
         self.runs: dict[TaskID, int] = {}
         self.submitted: set[TaskID] = set()
         self.errors: list[type[BaseException]] = []
@@ -136,10 +156,19 @@ class SimulatedCluster:
 
     def _tick(self) -> None:
         self.handle(events.ClockTicked())
+        if self.rng.random() < self.faults.memory:
+            self._measure()
         for process in list(self.processes.values()):
             if process.alive:
                 process.outbox.flush()  # as the background thread of a process does
         self.clock.after(_TICK_SECONDS, self._tick)
+
+    def _measure(self) -> None:
+        private = {number: self._memory_of(number) for number in self.core.pool.workers}
+        self.handle(events.MemoryMeasured(private, self.rng.randrange(_MEMORY), _MEMORY))
+
+    def _memory_of(self, number: ProcessNumber) -> int:
+        return self.rng.randrange(_MEMORY // 4)
 
     def handle(self, event: events.Event) -> None:
         """Let the core take in an event; check everything; do what it says."""
@@ -175,6 +204,9 @@ class SimulatedCluster:
         worker.die()
         for task_id in [each for each, who in self._running.items() if who is worker]:
             del self._running[task_id]
+            if worker.reported > worker.to_node.results:
+                # The node takes the first task that it has no result of for the one that ran.
+                self.runs[task_id] -= 1
         self.clock.at(worker.to_node.arrived_at + 0.0001, partial(self._worker_gone, worker))
 
     def _worker_gone(self, worker: SimulatedWorker) -> None:
@@ -245,16 +277,32 @@ class SimulatedCluster:
                 self._start_workers(action.number)
             elif isinstance(action, actions.KillWorker):
                 self.clock.after(0.002 * self.rng.random(), partial(self._kill, action.process))
-            elif isinstance(action, actions.SealStored):
-                if action.object_id in self.sealed:
-                    self.violated(f"{action.object_id.hex()} was sealed twice")
-                self.sealed.add(action.object_id)
-            elif isinstance(action, actions.FreeStored):
-                self.sealed.discard(action.object_id)
+            elif isinstance(action, actions.AnswerRegion):
+                process = self.processes.get(action.process)
+                if process is not None:
+                    process.room_answered(action)
+            elif isinstance(action, actions.WriteSpillFile):
+                self._write(action.batch)
+            elif isinstance(action, actions.DeleteSpillFile):
+                self.files.discard(action.file)
+            elif isinstance(action, actions.RetireWorker):
+                self._kill(action.process)
+            elif isinstance(action, actions.MeasureWorker):
+                measured = events.WorkerMeasured(action.process, self._memory_of(action.process))
+                self.clock.after(0.0, partial(self.handle, measured))
             elif isinstance(action, actions.SendGlobal):
                 self._tell_global(action.message)
             else:
                 self.violated(f"process {action.process} was cut off: {action.reason}")
+
+    def _write(self, batch: SpillBatch) -> None:
+        error = "the disk is full" if self.rng.random() < self.faults.failed_write else ""
+        if not error:
+            self.files.add(batch.file)
+            self.spilled_files += 1
+        self.clock.after(
+            0.02 * self.rng.random(), partial(self.handle, events.SpillEnded(batch.file, error))
+        )
 
     def _kill(self, number: ProcessNumber) -> None:
         process = self.processes.get(number)
@@ -332,8 +380,17 @@ class SimulatedCluster:
 
     def note_view(self, process: Process, object_id: ObjectID) -> None:
         """Check a view that a program makes."""
-        if object_id not in self.sealed and self._matters(process):
+        if not self._matters(process):
+            return
+        if object_id not in self.store or self.store.is_spilled(object_id):
             self.violated(f"process {process.number} looks at freed memory: {object_id.hex()}")
+        if not self.store.pins(object_id):
+            self.violated(f"process {process.number} looks at what can move: {object_id.hex()}")
+
+    def note_file_read(self, process: Process, path: str) -> None:
+        """Check that a file is there that a program reads."""
+        if int(path.rpartition("/")[2]) not in self.files and self._matters(process):
+            self.violated(f"process {process.number} reads the spill file {path}, which is gone")
 
     def _matters(self, process: Process) -> bool:
         """Say whether a process goes on; what one sees that is being ended, nobody learns."""
@@ -351,8 +408,13 @@ class SimulatedCluster:
         forgotten, self.objects_journal.forgotten = self.objects_journal.forgotten, []
         for object_id in forgotten:
             for process in self.processes.values():
-                if self._matters(process) and object_id in process.in_use():
+                if self._matters(process) and object_id in process.held():
                     found.append(f"{object_id.hex()} was freed while {process.number} has a ref")
+        for process in self.processes.values():
+            if self._matters(process):
+                for object_id in process.looked_at():
+                    if object_id not in self.store or self.store.is_spilled(object_id):
+                        found.append(f"{object_id.hex()} moved while {process.number} looks at it")
         for task_id, state in before.items():
             task = self.core.tasks.get(task_id)
             if task is not None and task.state not in _REACHABLE[state]:
@@ -365,7 +427,9 @@ class SimulatedCluster:
         core = self.core
         found = [f"object {object_id.hex()}" for object_id in core.objects.records]
         found += [f"task {task_id.hex()}" for task_id in core.tasks]
-        found += [f"stored {object_id.hex()}" for object_id in self.sealed]
+        if self.store.sealed or self.store.spilled:
+            found.append(f"{self.store.sealed} bytes stored, {self.store.spilled} spilled")
+        found += [f"spill file {file}" for file in self.files]
         found += [f"actor {actor_id.hex()}" for actor_id in core.actors.records]
         for name, journal in (
             ("task", self.tasks_journal),
@@ -413,6 +477,12 @@ def _event_of(process: ProcessNumber, message: Any) -> events.Event | None:
         return events.ObjectsReleased(process, message.object_ids)
     if isinstance(message, wire.Acquire):
         return events.ObjectsAcquired(process, message.object_ids)
+    if isinstance(message, wire.Pin):
+        return events.ObjectsPinned(process, message.object_ids)
+    if isinstance(message, wire.Unpin):
+        return events.ObjectsUnpinned(process, message.object_ids)
+    if isinstance(message, wire.RetireRegions):
+        return events.RegionsRetired(process, message.runs)
     if isinstance(message, wire.Put):
         return events.ObjectsPut(process, process, message.values)
     if isinstance(message, wire.Export):

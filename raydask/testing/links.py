@@ -9,6 +9,7 @@ from typing import Any
 
 from raydask.testing.clock import VirtualClock
 from raydask.wire.framing import FrameDecoder, encode
+from raydask.wire.messages import Results
 
 
 class Link:
@@ -36,6 +37,8 @@ class Link:
         self.arrived_at = clock.now
         """When the last message that is under way arrives."""
         self.under_way = 0
+        self.results = 0
+        """How many results of tasks have been sent."""
         self.is_cut = False
 
     def send(self, data: bytes) -> None:
@@ -46,6 +49,8 @@ class Link:
         self.arrived_at = max(self.arrived_at, self._clock.now + delay)
         for message in self._decoder.feed(data):
             self.under_way += 1
+            if isinstance(message, Results):
+                self.results += len(message.results)
             self._clock.at(self.arrived_at, partial(self._arrive, message))
 
     def send_message(self, message: object) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from raydask.driver.mailbox import Mailbox
 from raydask.driver.object_ref import ObjectRef, new_ref, received_ref
 from raydask.driver.outbox import Outbox
-from raydask.driver.references import ReferenceTable
+from raydask.driver.references import ReferenceTable, Use
 from raydask.errors import GetTimeoutError, TaskCancelledError, TaskError, TaskTimeoutError
 from raydask.ids import (
     IDSource,
@@ -28,6 +28,8 @@ from raydask.ids import (
     return_id,
     task_of,
 )
+from raydask.local_scheduler.actions import AnswerRegion
+from raydask.local_scheduler.events import RegionRequested
 from raydask.serialization import deserialize_error, serialize_error
 from raydask.task import TaskKind, TaskSpec, TaskTemplate
 from raydask.testing.programs import (
@@ -53,6 +55,7 @@ _LONG_SECONDS = 0.001
 _INLINE = int(ValueKind.INLINE)
 _STORED = int(ValueKind.STORED)
 _ERROR = int(ValueKind.ERROR)
+_SPILLED = int(ValueKind.SPILLED)
 _SIZE = 1 << 20
 
 
@@ -75,13 +78,19 @@ class Process:
         self.to_node = cluster.link_to_node(self)
         self.from_node = cluster.link_from_node(self)
         connection: Any = self.to_node
-        self.outbox = Outbox(connection, self.references, list, self._arm, cluster.clock.read)
+        self.outbox = Outbox(
+            connection, self.references, self._take_retired, self._arm, cluster.clock.read
+        )
         self.run: Running | None = None
         self.depth = 0
         self.parent = TaskID(b"")
         self._armed = False
         self._templates: list[TaskTemplate] = []
         self._exported: set[str] = set()
+        self._regions: dict[int, AnswerRegion] = {}
+        self._retired: list[tuple[int, int]] = []
+        self._region_count = 0
+        self._wanted_region = 0
 
     def _arm(self) -> None:
         if not self._armed:
@@ -110,9 +119,34 @@ class Process:
     def place(self, object_id: ObjectID, made: Made) -> ObjectValue:
         """Return a value as it is sent."""
         nested = [ObjectID(ref.binary()) for ref in made.refs]
-        if made.stored:
-            return ObjectValue(object_id, _STORED, b"", 0, _SIZE, nested)
+        offset = self._region() if made.stored else None
+        if offset is not None:
+            return ObjectValue(object_id, _STORED, b"", offset, _SIZE, nested)
         return ObjectValue(object_id, _INLINE, b"\x80", 0, 0, nested)
+
+    def _region(self) -> int | None:
+        """Return the offset of room for an object, None where it does not come at once.
+
+        Programs here do not wait for it: what comes late is given back.
+        """
+        self._region_count += 1
+        number = self._wanted_region = self._region_count
+        self.cluster.handle(RegionRequested(self.number, number, _SIZE))
+        self._wanted_region = 0
+        answer = self._regions.pop(number, None)
+        return None if answer is None or answer.error else answer.offset
+
+    def room_answered(self, answer: AnswerRegion) -> None:
+        """Take in the answer to a request for room."""
+        if answer.number == self._wanted_region:
+            self._regions[answer.number] = answer
+        elif not answer.error:
+            self._retired.append((answer.offset, _SIZE))
+            self._arm()
+
+    def _take_retired(self) -> list[tuple[int, int]]:
+        retired, self._retired = self._retired, []
+        return retired
 
     def read(self, value: ObjectValue) -> Received:
         """Return a value as user code sees it, or raise the error in its place."""
@@ -120,18 +154,28 @@ class Process:
             error = deserialize_error(value.data)
             self.cluster.note_error(self, error)
             raise error
-        view = None
+        view: object = None
         if value.kind == _STORED:
             self.cluster.note_view(self, value.object_id)
+            view = Use(value.object_id, self.references)
+        elif value.kind == _SPILLED:
+            self.cluster.note_file_read(self, value.data.decode())
             view = received_ref(value.object_id, self.references)
         return Received([received_ref(each, self.references) for each in value.nested], view)
 
-    def in_use(self) -> dict[ObjectID, int]:
+    def held(self) -> dict[ObjectID, int]:
         """Return the refs and views that exist in this process."""
         counts = dict(self.references.counts)
-        for object_id in self.references.dropped:
+        for object_id in (*self.references.dropped, *self.references.unused):
             counts[object_id] -= 1
         return {object_id: count for object_id, count in counts.items() if count}
+
+    def looked_at(self) -> list[ObjectID]:
+        """Return the stored objects of which this process has views."""
+        counts = dict(self.references.in_use)
+        for object_id in self.references.unused:
+            counts[object_id] -= 1
+        return [object_id for object_id, count in counts.items() if count]
 
     def die(self) -> None:
         """End without a word."""
@@ -326,6 +370,8 @@ class SimulatedWorker(Process):
         self.control_from_node = cluster.control_from_node(self)
         self.inbox: deque[Assignment] = deque()
         self.actor: Sequence[Made] | None = None
+        self.reported = 0
+        """How many results it has handed over to be sent."""
         self._known: dict[int, TaskTemplate] = {}
         self._functions: set[bytes] = set()
         self._running: tuple[Assignment, list[ObjectID] | None, float] | None = None
@@ -440,6 +486,7 @@ class SimulatedWorker(Process):
         made = None
         if lent is not None:
             self.references.end_loan(lent)
+        self.reported += 1
         self.outbox.add_result(result)
         self._begin_next()
 
@@ -450,6 +497,7 @@ class SimulatedWorker(Process):
         error: BaseException | None,
         started: float,
     ) -> None:
+        self.reported += 1
         self.outbox.add_result(self._result(assignment, made, error, started))
 
     def _result(

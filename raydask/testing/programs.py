@@ -52,7 +52,7 @@ class Received:
 
     __slots__ = ("refs", "view")
 
-    def __init__(self, refs: list[ObjectRef], view: ObjectRef | None) -> None:
+    def __init__(self, refs: list[ObjectRef], view: object) -> None:
         self.refs = refs
         self.view = view
 

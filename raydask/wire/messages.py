@@ -29,6 +29,8 @@ class ValueKind(enum.IntEnum):
     """In the node's object store, at an offset."""
     ERROR = 2
     """In the message, and it is a pickled exception to raise."""
+    SPILLED = 3
+    """In a file of the spill folder, at an offset; ``data`` is the file's path."""
 
 
 class TaskStatus(enum.IntEnum):
@@ -59,9 +61,9 @@ class ObjectValue(msgspec.Struct, array_like=True, gc=False):
     kind : int
         A ``ValueKind``.
     data : bytes
-        The serialized value or error; empty for a stored object.
+        The serialized value or error; empty for a stored object, a path for a spilled one.
     offset, size : int
-        In bytes from the start of the arena; 0 unless stored.
+        In bytes from the start of the arena or of the file; 0 unless stored or spilled.
     nested : list of ObjectID
         Objects whose refs the value contains: they live as long as it does.
     """
@@ -84,8 +86,9 @@ class Hello(msgspec.Struct, array_like=True):
     ----------
     role : str
         ``"driver"``, ``"worker"``, ``"control"`` (a worker's control socket),
-        ``"stdout"`` or ``"stderr"`` (a worker's output, raw bytes from then on);
-        ``"caller"`` is what a process says to the actor that it calls.
+        ``"stdout"`` or ``"stderr"`` (a worker's output, raw bytes from then on),
+        ``"observer"`` (it makes requests and has no job); ``"caller"`` is what a process says
+        to the actor that it calls.
     pid : int
     version, python : str
         Of raydask, and ``"3.11"``-style of Python.
@@ -157,6 +160,31 @@ class Release(msgspec.Struct, array_like=True):
 class Acquire(msgspec.Struct, array_like=True):
     """This process holds these objects too; something it holds already keeps them alive."""
 
+    object_ids: list[ObjectID]
+
+
+class Pin(msgspec.Struct, array_like=True):
+    """This process goes on to read these stored objects when what pins them now has ended."""
+
+    object_ids: list[ObjectID]
+
+
+class Unpin(msgspec.Struct, array_like=True):
+    """This process reads these stored objects no more.
+
+    An object is listed once for each time that the process was told its place.
+    """
+
+    object_ids: list[ObjectID]
+
+
+class CallSite(msgspec.Struct, array_like=True):
+    """Where in a program these objects were made: ``"file:line in function"``.
+
+    Sent only where ``Welcome`` asks for it.
+    """
+
+    site: str
     object_ids: list[ObjectID]
 
 
@@ -267,6 +295,8 @@ class Welcome(msgspec.Struct, array_like=True):
         The session's folder.
     refusal : str
         Not empty: the node refuses the connection, for this reason.
+    record_call_sites : bool
+        Whether the process shall say where in the program it makes objects.
     """
 
     node: int
@@ -278,6 +308,7 @@ class Welcome(msgspec.Struct, array_like=True):
     inline_limit: int
     session: str
     refusal: str = ""
+    record_call_sites: bool = False
 
 
 class Values(msgspec.Struct, array_like=True):
@@ -297,7 +328,8 @@ class Assignment(msgspec.Struct, array_like=True, gc=False):
 
     ``task_id``, ``args``, ``borrowed`` and ``depth`` are the spec's; ``template`` is the
     number on the connection that the assignment travels on.  A call of an actor's method
-    is an assignment too, sent by its caller.
+    is an assignment too, sent by its caller; ``retries`` is not 0 if the caller would send
+    it again were it to fail.
     """
 
     task_id: TaskID
@@ -307,6 +339,7 @@ class Assignment(msgspec.Struct, array_like=True, gc=False):
     borrowed: list[ObjectID]
     depth: int
     attempt: int = 0
+    retries: int = 0
 
 
 class NewTemplate(msgspec.Struct, array_like=True):
@@ -601,5 +634,8 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     EndChild,
     ChildExited,
     NodeReady,
+    Pin,
+    Unpin,
+    CallSite,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""

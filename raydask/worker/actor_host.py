@@ -314,6 +314,10 @@ class ActorHost:
             # The caller lets go of its arguments when it has the answer; the node must know
             # before that that this actor keeps some of them.
             session.request("barrier", None, bool)
+        if result.retryable and call.assignment.retries:
+            # The caller sends the call again, and the error is of no use to anybody.
+            self._outcomes.handed_over(result.values)
+            result.values = []
         for value in result.values:
             if value.kind == _STORED or value.nested:
                 self._hand_to_node(call.caller, result.values)

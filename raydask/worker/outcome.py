@@ -18,7 +18,7 @@ from raydask.errors import (
     task_error,
 )
 from raydask.ids import FunctionID, ObjectID, TaskID, return_id
-from raydask.serialization import serialize, serialize_error
+from raydask.serialization import serialize, serialize_failure
 from raydask.task import TaskTemplate
 from raydask.wire.messages import Assignment, ObjectValue, TaskResult, TaskStatus, ValueKind
 
@@ -45,10 +45,7 @@ class Outcomes:
         self._where = f"pid {os.getpid()} on node {session.welcome.node}"
 
     def success(self, task_id: TaskID, num_returns: int, value: Any) -> list[ObjectValue]:
-        """Return the values of a task that returned `value`.
-
-        The refs inside them are kept until `handed_over`: were they let go before the node
-        has the values, it would free what they refer to.
+        """Return the values of a task that returned `value`; they stay until `handed_over`.
 
         Raises
         ------
@@ -77,10 +74,14 @@ class Outcomes:
                 self._session.codec.place(return_id(task_id, index), serialize(one))
                 for index, one in enumerate(values)
             ]
-        for one in placed:
-            for nested in one.nested:
-                self._session.references.adopt(nested)
+        self._keep_nested(placed)
         return placed
+
+    def _keep_nested(self, values: list[ObjectValue]) -> None:
+        # Were these refs let go before the node has the values, it would free what they refer to.
+        for value in values:
+            for nested in value.nested:
+                self._session.references.adopt(nested)
 
     def handed_over(self, values: list[ObjectValue]) -> None:
         """Let go of the refs inside values: whoever was to get them holds them now."""
@@ -91,7 +92,10 @@ class Outcomes:
     def failure(
         self, task_id: TaskID, template: TaskTemplate, error: BaseException
     ) -> tuple[int, list[ObjectValue], bool]:
-        """Return status, values and whether to retry, for a task that raised."""
+        """Return status, values and whether to retry, for a task that raised.
+
+        The refs that the error carries are kept until `handed_over`, as those of values are.
+        """
         status = _FAILED
         retryable = False
         if isinstance(error, (TaskCancelledError, TaskTimeoutError)):
@@ -102,11 +106,13 @@ class Outcomes:
         else:
             retryable = _retries(template, error)
             shown = task_error(error, _remote_traceback(error), template.name, self._where)
-        data = serialize_error(shown)
+        serialized = serialize_failure(shown)
+        data = serialized.to_bytes()
         values = [
-            ObjectValue(return_id(task_id, index), _ERROR, data)
+            ObjectValue(return_id(task_id, index), _ERROR, data, 0, 0, serialized.nested)
             for index in range(max(1, template.num_returns))
         ]
+        self._keep_nested(values)
         return status, values, retryable
 
     def cancelled(self, assignment: Assignment, template: TaskTemplate) -> None:

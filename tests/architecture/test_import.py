@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.architecture.source import ROOT
 
-HEAVY = ("asyncio", "dask", "numpy", "pandas", "pyarrow", "redis", "tornado")
+HEAVY = ("asyncio", "click", "dask", "numpy", "pandas", "pyarrow", "redis", "rich", "tornado")
 
 PROGRAM = """
 import json, os, sys, threading

@@ -24,6 +24,7 @@ PUBLIC_NAMES = "raydask/__init__.py"
 LAYERS: tuple[set[str], ...] = (
     {"ids", "errors", "version"},
     {"task", "config", "session_folder"},
+    {"pickling"},
     {"serialization"},
     {"wire"},
     {"control", "object_store"},
@@ -34,7 +35,7 @@ LAYERS: tuple[set[str], ...] = (
     {PUBLIC_NAMES},
     {"util"},
     {"node", "dashboard"},
-    {"testing"},
+    {"testing", "__main__"},
     {"demo"},
 )
 """From the ground up.  A part imports from itself and from earlier sets, never from its

@@ -21,9 +21,14 @@ PURE = (
     "raydask/*/policy.py",
     "raydask/*/events.py",
     "raydask/*/actions.py",
+    "raydask/local_scheduler/call_sites.py",
+    "raydask/local_scheduler/memory_report.py",
     "raydask/object_store/arena.py",
+    "raydask/object_store/regions.py",
+    "raydask/object_store/spilled.py",
     "raydask/actor/ordering.py",
     "raydask/actor/recovery.py",
+    "raydask/local_scheduler/memory_watch.py",
 )
 
 IMPURE = (

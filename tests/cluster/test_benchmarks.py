@@ -73,3 +73,23 @@ def test_a_host_that_dies_is_reported_with_its_last_words() -> None:
     with pytest.raises(HostError, match="KeyError: 'no-such-contender'"):
         dying.wait_ready()
     dying.kill()
+
+
+def test_a_short_soak_leaves_nothing_behind(tmp_path: Path) -> None:
+    file = tmp_path / "soak.json"
+    command = [
+        *(sys.executable, "-m", "benchmarks.soak", "--tasks", "2000", "--window", "400"),
+        # So short a run is all warm-up; what it may not do is keep anything.
+        *("--allowance", "1000", "--json", str(file)),
+    ]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2,000 tasks in" in done.stdout
+    soak = json.loads(file.read_text())
+    assert soak["after_the_driver"] == {"tasks": 0, "objects": 0, "bytes": 0}
+    assert soak["ended"][-1] == 2000
+    for name, series in soak["series"].items():
+        assert len(series) == len(soak["ended"])
+        assert max(series) > 0, name

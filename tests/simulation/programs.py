@@ -55,6 +55,8 @@ SHARE = template("leaf", resources={"GPU": 3_000})
 WHOLE = template("leaf", resources={"GPU": 10_000})
 FAILING = template("failing")
 STUBBORN = template("failing", retry_exceptions=b"")
+COUNTED = template("leaf", max_calls=2)
+ENFORCED = template("leaf", enforced_memory=1 << 29, max_retries=1)
 TREE = template("tree")
 ACTOR = TaskTemplate(
     function_id(b"actor"), "actor", TaskKind.ACTOR_CREATION, max_retries=0, actor=ActorOptions()

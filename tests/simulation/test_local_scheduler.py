@@ -15,13 +15,35 @@ from hypothesis import strategies as st
 from raydask.task import TaskTemplate
 from raydask.testing.cluster import Faults, SimulatedCluster
 from raydask.testing.processes import SimulatedDriver
-from tests.simulation.programs import ACTORS, DETACHED, ODD, PROGRAMS, SIMPLE, TREE, Story
+from tests.simulation.programs import (
+    ACTORS,
+    COUNTED,
+    DETACHED,
+    ENFORCED,
+    ODD,
+    PROGRAMS,
+    SIMPLE,
+    TREE,
+    Story,
+)
 
 TOTAL = {"GPU": 20_000, "memory": 10_000}
 
 
-def cluster_of(seed: int, faults: Faults = Faults()) -> SimulatedCluster:  # noqa: B008
-    cluster = SimulatedCluster(seed, PROGRAMS, cpus=2, resources=TOTAL, gpus=[0, 1], faults=faults)
+def cluster_of(
+    seed: int,
+    faults: Faults = Faults(),  # noqa: B008
+    store_bytes: int = 1 << 40,
+) -> SimulatedCluster:
+    cluster = SimulatedCluster(
+        seed,
+        PROGRAMS,
+        cpus=2,
+        resources=TOTAL,
+        gpus=[0, 1],
+        faults=faults,
+        store_bytes=store_bytes,
+    )
     cluster.start()
     return cluster
 
@@ -72,6 +94,15 @@ def test_history_in_which_workers_die(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_history_in_which_memory_runs_out(seed: int) -> None:
+    cluster = cluster_of(seed + 4000, Faults(crash=0.01, memory=0.15))
+    kinds = (*SIMPLE, *ACTORS, TREE, COUNTED, COUNTED, ENFORCED)
+    drivers = [cluster.add_driver(Story(50, kinds))]
+    run_to_the_end(cluster, drivers)
+    assert_nothing_is_left(cluster, drivers)
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_history_in_which_drivers_leave_at_any_time(seed: int) -> None:
     cluster = cluster_of(seed + 3000, Faults(crash=0.02))
     kinds = (*SIMPLE, *ACTORS, DETACHED, TREE, TREE)
@@ -85,6 +116,18 @@ def test_history_in_which_drivers_leave_at_any_time(seed: int) -> None:
     for actor in list(cluster.core.actors.records.values()):
         cluster.kill_actor(actor.actor_id)
     cluster.clock.run_for(5)
+    assert_nothing_is_left(cluster, drivers)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_history_in_a_small_store(seed: int) -> None:
+    faults = Faults(crash=0.02, failed_write=0.1)
+    cluster = cluster_of(seed + 4030, faults, store_bytes=(3 + seed % 3) << 20)
+    kinds = (*SIMPLE, *ACTORS, TREE, TREE)
+    drivers = [cluster.add_driver(Story(60, kinds)) for _ in range(2)]
+    run_to_the_end(cluster, drivers)
+
+    assert cluster.spilled_files > 0
     assert_nothing_is_left(cluster, drivers)
 
 

@@ -16,11 +16,20 @@ from raydask.ids import (
     return_id,
 )
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import KillWorker, Send, SendControl, StartWorkers
+from raydask.local_scheduler.actions import (
+    KillWorker,
+    RetireWorker,
+    Send,
+    SendControl,
+    StartWorkers,
+)
+from raydask.local_scheduler.memory_watch import MemorySettings
 from raydask.local_scheduler.policy import Pipeline, Resources
-from raydask.local_scheduler.state import Journals, LocalScheduler
+from raydask.local_scheduler.room import RoomSettings
+from raydask.local_scheduler.state import Journals, LocalScheduler, Paths
 from raydask.local_scheduler.validation import problems
 from raydask.local_scheduler.worker_pool import PoolSettings
+from raydask.object_store.state import StoreState
 from raydask.serialization import deserialize_error
 from raydask.task import ActorOptions, TaskKind, TaskSpec, TaskTemplate
 from raydask.wire.messages import Execute, ObjectValue, TaskResult, TaskStatus, Values
@@ -52,7 +61,9 @@ class Entries:
 class Node:
     """A core, checked after every event; what it wants done is kept for the test to look at."""
 
-    def __init__(self, cpus: int = 2, *, drivers: int = 1, **more: int) -> None:
+    def __init__(
+        self, cpus: int = 2, *, drivers: int = 1, store_bytes: int = 1 << 30, **more: int
+    ) -> None:
         self.now = 0.0
         self.entries = Entries()
         total = {"CPU": cpus * 10_000, **more}
@@ -61,8 +72,11 @@ class Node:
             Resources(total, []),
             Pipeline(0.004, 4),
             PoolSettings(cpus, 5.0, 0.05),
+            StoreState(store_bytes),
+            RoomSettings(patience=30.0),
             Journals(self.entries, self.entries, self.entries, lambda event: None),
-            lambda process: f"w{process}.sock",
+            Paths("w{}.sock".format, "spill/{}".format),
+            memory_settings=MemorySettings(worker_limit=400_000_000, threshold=0.9),
         )
         self.actions: list[Any] = self.core.start()
         for number in range(1, drivers + 1):
@@ -171,6 +185,10 @@ class Node:
     @property
     def killed(self) -> list[int]:
         return [action.process for action in self.actions if isinstance(action, KillWorker)]
+
+    @property
+    def retired(self) -> list[int]:
+        return [action.process for action in self.actions if isinstance(action, RetireWorker)]
 
     @property
     def started(self) -> int:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from raydask.errors import StartError, UsageError
 from raydask.object_store import backing as backing_module
-from raydask.object_store.backing import Backing, memory_limit
+from raydask.object_store.backing import Backing, _room_in, memory_limit
 
 MIB = 1 << 20
 PHYSICAL = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -77,18 +79,97 @@ def test_the_default_is_a_share_of_the_memory() -> None:
 
 @pytest.mark.expect_log("the object store gets")
 def test_more_than_there_is_gets_less_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    room = 200 * MIB
+    monkeypatch.setattr(backing_module, "_room_in", lambda folder: (room, f"free in {folder}"))
     with caplog.at_level(logging.WARNING, logger="raydask"):
         anonymous = Backing.create(1 << 60)
         in_folder = Backing.create(1 << 60, str(tmp_path))
     assert anonymous.size <= memory_limit() * 0.9
-    space = os.statvfs(tmp_path)
-    assert in_folder.size <= space.f_blocks * space.f_frsize * 0.9
+    assert in_folder.size == room * 9 // 10
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "object_store_memory" in caplog.text
     anonymous.close()
     in_folder.close()
+
+
+def test_a_file_in_a_folder_has_all_its_blocks(tmp_path: Path) -> None:
+    backing = Backing.create(8 * MIB, str(tmp_path))
+    assert os.fstat(backing.fd).st_blocks * 512 >= 8 * MIB
+    backing.close()
+
+
+def refuse(number: int) -> Callable[..., None]:
+    def refusing(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refusing
+
+
+@pytest.mark.expect_log("the object store is in anonymous memory")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_a_folder_that_reserves_no_room_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", refuse(number))
+    backing = Backing.create(8 * MIB, str(tmp_path))
+    assert (backing.size, os.fstat(backing.fd).st_blocks) == (8 * MIB, 0)
+    assert list(tmp_path.iterdir()) == []
+    backing.close()
+
+
+@pytest.mark.expect_log("the object store is in anonymous memory")
+def test_a_folder_with_too_little_room_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(backing_module, "_room_in", lambda folder: (64 * MIB, "free in it"))
+    with caplog.at_level(logging.WARNING, logger="raydask"):
+        backing = Backing.create(100 * MIB, str(tmp_path))
+    assert backing.size == 100 * MIB
+    assert "there are only 64 MiB free in it" in caplog.text
+    assert "set RAYDASK_OBJECT_STORE_FOLDER to" in caplog.text
+    backing.close()
+
+
+def test_without_anonymous_memory_too_little_room_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.setattr(os, "posix_fallocate", refuse(errno.ENOSPC))
+    with pytest.raises(StartError, match=r"set RAYDASK_OBJECT_STORE_FOLDER to .* with more"):
+        Backing.create(8 * MIB, str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_error_of_the_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", refuse(errno.EIO))
+    with pytest.raises(StartError, match="Input/output error"):
+        Backing.create(8 * MIB, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "available", "room"),
+    [("tmpfs", "MemAvailable: 7 kB", 7 << 10), ("ext4", "MemAvailable: 7 kB", None)],
+)
+def test_a_folder_in_memory_has_no_more_room_than_the_memory(
+    tmp_path: Path, kind: str, available: str, room: int | None
+) -> None:
+    device = tmp_path.stat().st_dev
+    mount = f"26 1 {os.major(device)}:{os.minor(device)} / /x rw shared:4 - {kind} none rw"
+    files = {"proc/meminfo": available, "proc/self/mountinfo": f"25 1 0:0 / / rw - a b c\n{mount}"}
+    found, where = _room_in(str(tmp_path), machine(tmp_path, "0::/", files))
+    space = os.statvfs(tmp_path)
+    if room is None:
+        assert found == pytest.approx(space.f_bavail * space.f_frsize, rel=0.2)
+    else:
+        assert (found, where) == (room, f"free in {tmp_path}, which is memory")
+
+
+def test_without_proc_a_folder_is_taken_for_a_disk(tmp_path: Path) -> None:
+    assert _room_in(str(tmp_path), tmp_path)[1] == f"free in {tmp_path}"
 
 
 def test_too_little_room_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +187,7 @@ def test_a_size_that_cannot_be_meant_is_refused() -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused() -> None:
-    with pytest.raises(StartError, match="name a folder that exists"):
+    with pytest.raises(StartError, match=r"set RAYDASK_OBJECT_STORE_FOLDER to a folder that ex"):
         Backing.create(2 * MIB, "/nonexistent/folder")
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from raydask.errors import InternalError
 from raydask.ids import ObjectID
-from raydask.object_store.arena import ALIGNMENT, rounded
+from raydask.object_store.arena import ALIGNMENT
 from raydask.object_store.state import StoreState, fitting_slab_size
 
 PAGE = ALIGNMENT
@@ -131,92 +128,3 @@ def test_slabs_are_small_in_a_small_arena() -> None:
     assert fitting_slab_size(8 << 20, 64 << 20) == 2 << 20
     assert fitting_slab_size(8 << 20, PAGE) == PAGE
     assert StoreState(64 << 20).slab_size == 2 << 20
-
-
-class StoreMachine(RuleBasedStateMachine):
-    """Three clients that write, seal, give up and die, against a model of pages."""
-
-    clients = st.integers(1, 3)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.state = StoreState(64 * PAGE)
-        self.open: dict[int, int] = {}  # page -> client that may still seal it
-        self.granted: dict[int, int] = {}  # page -> which grant it came with
-        self.objects: dict[ObjectID, tuple[int, int]] = {}
-        self.next_id = 0
-
-    def run_of(self, data: st.DataObject) -> tuple[int, int, int]:
-        """Draw a run of pages that one client may seal: client, offset, bytes."""
-        first = data.draw(st.sampled_from(sorted(self.open)))
-        client = self.open[first]
-        longest = 1
-        # Never across two grants, even where they are neighbours.
-        while first + longest in self.open and self.granted[first + longest] == self.granted[first]:
-            longest += 1
-        pages = data.draw(st.integers(1, longest))
-        return client, first * PAGE, pages * PAGE - data.draw(st.integers(0, PAGE - 1))
-
-    @rule(client=clients, size=st.integers(0, 12 * PAGE))
-    def grant(self, client: int, size: int) -> None:
-        offset = self.state.grant(client, size)
-        if offset is None:
-            return
-        self.next_id += 1
-        for page in range(offset // PAGE, (offset + rounded(size)) // PAGE):
-            assert page not in self.open
-            self.open[page] = client
-            self.granted[page] = self.next_id
-
-    def close_pages(self, offset: int, size: int) -> None:
-        for page in range(offset // PAGE, (offset + rounded(size)) // PAGE):
-            del self.open[page]
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def seal(self, data: st.DataObject) -> None:
-        client, offset, size = self.run_of(data)
-        self.next_id += 1
-        self.state.seal(client, object_id(self.next_id), offset, size)
-        self.objects[object_id(self.next_id)] = (offset, size)
-        self.close_pages(offset, size)
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def abandon(self, data: st.DataObject) -> None:
-        client, offset, size = self.run_of(data)
-        self.state.abandon(client, offset, size)
-        self.close_pages(offset, size)
-
-    @precondition(lambda self: self.objects)
-    @rule(data=st.data())
-    def free(self, data: st.DataObject) -> None:
-        self.state.free(victim := data.draw(st.sampled_from(sorted(self.objects))))
-        del self.objects[victim]
-
-    @rule(client=clients)
-    def client_gone(self, client: int) -> None:
-        self.state.client_gone(client)
-        self.open = {page: owner for page, owner in self.open.items() if owner != client}
-
-    @rule(client=clients, page=st.integers(-2, 66), size=st.integers(-PAGE, 4 * PAGE))
-    def seal_what_is_not_yours(self, client: int, page: int, size: int) -> None:
-        pages = range(page, page + rounded(size) // PAGE)
-        if size >= 0 and all(self.open.get(each) == client for each in pages):
-            return
-        with pytest.raises(InternalError):
-            self.state.seal(client, object_id(1 << 64), page * PAGE, size)
-
-    @invariant()
-    def agrees_with_the_model(self) -> None:
-        self.state.check()
-        held = sum(rounded(size) for _, size in self.objects.values())
-        assert self.state.unsealed == len(self.open) * PAGE
-        assert self.state.used == self.state.unsealed + held
-        assert len(self.state) == len(self.objects)
-        for each, place in self.objects.items():
-            assert self.state.locate(each) == place
-
-
-TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)

@@ -1,0 +1,78 @@
+"""Asking a session's node something without taking part in it.
+
+An observer is no driver: it has no job, submits nothing and holds nothing, so whatever it
+does leaves no trace in the session.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TypeVar
+
+import msgspec
+
+from raydask.errors import ClusterUnavailableError
+from raydask.serialization import deserialize_error
+from raydask.session_folder import NODE_SOCKET
+from raydask.version import VERSION
+from raydask.wire.connection import BlockingConnection, ConnectionLost, connect_unix
+from raydask.wire.handshake import await_welcome
+from raydask.wire.messages import Hello, Reply, Request
+
+T = TypeVar("T")
+
+_ANSWER_SECONDS = 60.0
+
+
+def ask_node(folder: str, operation: str, payload: object, result: type[T]) -> T:
+    """Return the answer of the node whose session folder this is.
+
+    Parameters
+    ----------
+    folder : str
+    operation : str
+        As in ``Request``.
+    payload : object
+        What the operation takes.
+    result : type
+        Of what it answers.
+
+    Raises
+    ------
+    ClusterUnavailableError
+        Nobody answers there.
+    RaydaskError
+        What the node answered with.
+    """
+    try:
+        connection = connect_unix(os.path.join(folder, NODE_SOCKET))
+    except OSError as error:
+        raise ClusterUnavailableError(f"no node answers in {folder}: {error}") from error
+    try:
+        connection.send_message(Hello("observer", os.getpid(), VERSION))
+        await_welcome(connection)
+        connection.send_message(Request(0, operation, msgspec.msgpack.encode(payload)))
+        reply = _await_reply(connection)
+    except ConnectionLost as error:
+        raise ClusterUnavailableError(
+            f"the session in {folder} ended before its node answered: {error}"
+        ) from error
+    finally:
+        connection.close()
+    if reply.error:
+        raise deserialize_error(reply.error)
+    return msgspec.msgpack.decode(reply.payload, type=result)
+
+
+def _await_reply(connection: BlockingConnection) -> Reply:
+    deadline = time.monotonic() + _ANSWER_SECONDS
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ClusterUnavailableError(
+                f"the node did not answer within {_ANSWER_SECONDS:g} s; it may be stopped"
+            )
+        for message in connection.receive(left):
+            if isinstance(message, Reply):
+                return message

@@ -1,0 +1,209 @@
+"""The spill files of one node: written and deleted by a thread of their own.
+
+Purpose: carry out what the store's state decided.  The node's event loop hands a batch over
+and is told when it lies on disk; it never waits for a disk itself.
+
+How: the kernel copies from the arena's file to the spill file (``sendfile``), so the bytes
+pass through no mapping and no Python object; neighbours in the arena go in one call.  The
+blocks are reserved first, so a full disk is known before anything is written.
+
+Invariants: a file is under its name only when it is whole (it is written under another and
+renamed); of one that could not be written nothing is left; deletions do not wait behind
+writes; the folder is readable by this user alone and holds nothing else.
+
+Nothing is flushed to the disk itself: spill files end with their node, and what the page
+cache still holds is read from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from raydask.errors import StartError
+from raydask.object_store.arena import rounded
+from raydask.object_store.spilled import SpillBatch
+
+_CHUNK = 64 << 20
+"""Bytes of one copy by the kernel, after which `close` is looked for."""
+
+_PLAIN_CHUNK = 1 << 20
+"""Bytes of one copy through Python, where the kernel cannot."""
+
+_REFUSED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP}
+"""What a system answers that cannot do what it was asked for with these files."""
+
+OnDone = Callable[[int, OSError | None], None]
+
+
+class Spiller:
+    """Writes batches to files in one folder.
+
+    Parameters
+    ----------
+    fd : int
+        The arena's file; the caller's, to be kept open until `close`.
+    folder : str
+        Where the files go.  It must not exist yet, and belongs to this object.
+    """
+
+    def __init__(self, fd: int, folder: str) -> None:
+        self._fd = fd
+        self._folder = Path(folder)
+        self._changed = threading.Condition()
+        self._writes: deque[tuple[SpillBatch, OnDone]] = deque()
+        self._deletions: deque[int] = deque()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Make the folder and the thread.
+
+        Raises
+        ------
+        StartError
+            When the folder cannot be made.
+        """
+        try:
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise StartError(
+                f"the spill folder {str(self._folder)!r} cannot be made ({error}); "
+                "name a folder for spilling that can be written"
+            ) from error
+        self._thread = threading.Thread(target=self._run, name="raydask-spill", daemon=True)
+        self._thread.start()
+
+    def path_of(self, file: int) -> str:
+        """Return the path of the file with this number, whether it exists or not."""
+        return str(self._folder / f"{file}.spill")
+
+    def write(self, batch: SpillBatch, on_done: OnDone) -> None:
+        """Write the batch to its file, soon and in the order of these calls.
+
+        Parameters
+        ----------
+        batch : SpillBatch
+            Its bytes must stay as they are until `on_done` is called, but for those of
+            objects that nobody will read.
+        on_done : callable
+            ``on_done(file, error)`` is called in the spiller's thread, with None when the file
+            is whole and with the system's error (``errno.ENOSPC`` for a full disk) when
+            nothing was written.  It must not raise.  It is not called for what `close`
+            found unfinished.
+        """
+        with self._changed:
+            self._writes.append((batch, on_done))
+            self._changed.notify()
+
+    def delete(self, file: int) -> None:
+        """Delete a written file soon; who has it mapped keeps it."""
+        with self._changed:
+            self._deletions.append(file)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stop writing and delete everything.  A second call does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        thread.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self) -> None:
+        while (job := self._next_job()) is not None:
+            job()
+
+    def _next_job(self) -> Callable[[], None] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._writes or self._deletions or self._closing)
+            if self._closing:
+                return None
+            if self._deletions:
+                return functools.partial(_remove, self.path_of(self._deletions.popleft()))
+            return functools.partial(self._write, *self._writes.popleft())
+
+    def _write(self, batch: SpillBatch, on_done: OnDone) -> None:
+        path = self.path_of(batch.file)
+        partial = path + ".partial"
+        error = None
+        try:
+            whole = self._write_partial(batch, partial)
+            if whole:
+                os.rename(partial, path)
+        except OSError as raised:
+            _remove(partial)
+            error, whole = raised, True
+        if whole:
+            on_done(batch.file, error)
+
+    def _write_partial(self, batch: SpillBatch, path: str) -> bool:
+        """Write the file; False when the spiller was closed before it was whole."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            _reserve(fd, batch.size)
+            position = 0
+            for offset, size in _runs(batch):
+                end = offset + size
+                while offset < end:
+                    if self._closing:
+                        return False
+                    copied = _copy(self._fd, offset, fd, position, min(end - offset, _CHUNK))
+                    offset += copied
+                    position += copied
+        finally:
+            os.close(fd)
+        return True
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # it is not there, or the folder has gone: there is nothing to free
+
+
+def _runs(batch: SpillBatch) -> Iterator[tuple[int, int]]:
+    """Yield offset and bytes of what can be copied at once; in the file they have no gaps."""
+    start = end = -1
+    for entry in batch.entries:
+        if entry.offset != end:
+            if end > start:
+                yield start, end - start
+            start = entry.offset
+        end = entry.offset + rounded(entry.size)
+    yield start, end - start
+
+
+def _reserve(fd: int, size: int) -> None:
+    """Give the file its blocks, where the system can."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+
+
+def _copy(source: int, offset: int, target: int, position: int, size: int) -> int:
+    """Copy up to `size` bytes at `offset` to `position`, the target's end; return how many."""
+    try:
+        copied = os.sendfile(target, source, offset, size)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        copied = os.pwrite(target, os.pread(source, min(size, _PLAIN_CHUNK), offset), position)
+        os.lseek(target, position + copied, os.SEEK_SET)
+    if not copied:
+        raise OSError(errno.EIO, "the arena's file ends before the object")
+    return copied

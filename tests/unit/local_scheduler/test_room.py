@@ -1,0 +1,235 @@
+"""Who gets room in the object store, who waits for it, and what is written to make it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raydask.errors import ObjectStoreFullError, OutOfDiskError
+from raydask.ids import ObjectID, ProcessNumber
+from raydask.local_scheduler import events
+from raydask.local_scheduler.actions import AnswerRegion, DeleteSpillFile, Send, WriteSpillFile
+from raydask.serialization import deserialize_error
+from raydask.wire.messages import Notice, ObjectValue, ValueKind, Values
+from tests.unit.local_scheduler.node import DRIVER, IDS, Node
+
+MEGABYTE = 1 << 20
+STORE = 10 * MEGABYTE
+OTHER = ProcessNumber(2)
+
+
+class Store(Node):
+    """A node with a small store, asked for room."""
+
+    def __init__(self) -> None:
+        super().__init__(drivers=2, store_bytes=STORE)
+        self._requests = 0
+
+    def ask(self, megabytes: int, process: ProcessNumber = DRIVER) -> int:
+        self._requests += 1
+        self.tell(events.RegionRequested(process, self._requests, megabytes * MEGABYTE))
+        return self._requests
+
+    def answer(self, number: int) -> AnswerRegion | None:
+        for action in self.actions:
+            if isinstance(action, AnswerRegion) and action.number == number:
+                return action
+        return None
+
+    def error(self, number: int) -> BaseException:
+        answer = self.answer(number)
+        assert answer is not None
+        return deserialize_error(answer.error)
+
+    def store_one(self, megabytes: int, process: ProcessNumber = DRIVER) -> ObjectID:
+        answer = self.answer(self.ask(megabytes, process))
+        assert answer is not None and not answer.error
+        object_id = IDS.next_put_id()
+        value = ObjectValue(
+            object_id, int(ValueKind.STORED), b"", answer.offset, megabytes * MEGABYTE
+        )
+        self.tell(events.ObjectsPut(process, process, [value]))
+        return object_id
+
+    def read(self, object_id: ObjectID, process: ProcessNumber = DRIVER) -> ObjectValue:
+        self.tell(events.ValuesRequested(process, [object_id], False, []))
+        sent = [
+            action.message
+            for action in self.actions
+            if isinstance(action, Send) and isinstance(action.message, Values)
+        ]
+        return sent[-1].values[-1]
+
+    def take(self, kind: type) -> list[Any]:
+        found = [action for action in self.actions if isinstance(action, kind)]
+        self.actions = [action for action in self.actions if not isinstance(action, kind)]
+        return found
+
+    def finish_writing(self, error: str = "") -> list[ObjectID]:
+        (write,) = self.take(WriteSpillFile)
+        self.tell(events.SpillEnded(write.batch.file, error))
+        return [entry.object_id for entry in write.batch.entries]
+
+
+def test_room_is_given_at_once_while_there_is_some() -> None:
+    store = Store()
+    answer = store.answer(store.ask(4))
+    assert answer is not None
+    assert not answer.error
+
+
+def test_nothing_is_written_below_the_high_watermark() -> None:
+    store = Store()
+    store.store_one(8)
+    assert store.take(WriteSpillFile) == []
+
+
+def test_above_it_the_least_recently_used_are_written_until_the_low_one() -> None:
+    store = Store()
+    objects = [store.store_one(1) for _ in range(9)]
+    assert store.finish_writing() == objects[:3]
+    assert store.take(WriteSpillFile) == []
+    assert store.core.store.used == 6 * MEGABYTE
+
+
+def test_a_spilled_object_is_read_from_its_file() -> None:
+    store = Store()
+    first = store.store_one(1)
+    for _ in range(8):
+        store.store_one(1)
+    store.finish_writing()
+    value = store.read(first)
+    assert (value.kind, value.size) == (ValueKind.SPILLED, MEGABYTE)
+    assert value.data == b"spill/1"
+
+
+def test_its_file_goes_with_the_last_object_in_it() -> None:
+    store = Store()
+    objects = [store.store_one(1) for _ in range(9)]
+    written = store.finish_writing()
+    store.tell(events.ObjectsReleased(DRIVER, written[:-1]))
+    assert store.take(DeleteSpillFile) == []
+    store.tell(events.ObjectsReleased(DRIVER, written[-1:]))
+    assert store.take(DeleteSpillFile) == [DeleteSpillFile(1)]
+    store.tell(events.ObjectsReleased(DRIVER, objects))
+    assert store.core.store.used == 0
+
+
+def test_what_is_read_is_not_written() -> None:
+    store = Store()
+    first = store.store_one(1)
+    store.read(first)
+    for _ in range(8):
+        store.store_one(1)
+    assert first not in store.finish_writing()
+
+
+def test_what_is_read_while_it_is_written_stays_and_leaves_later_without_writing() -> None:
+    store = Store()
+    objects = [store.store_one(1) for _ in range(9)]
+    assert store.read(objects[0]).kind == ValueKind.STORED
+    store.finish_writing()
+    assert not store.core.store.is_spilled(objects[0])
+    assert store.finish_writing() == [objects[3]], "another goes in its place"
+    store.tell(events.ObjectsUnpinned(DRIVER, [objects[0]]))
+    waiting = store.ask(4)
+    assert store.answer(waiting) is not None
+    assert store.core.store.is_spilled(objects[0])
+    assert objects[0] not in store.finish_writing()
+
+
+def test_a_request_that_does_not_fit_waits_until_something_is_written() -> None:
+    store = Store()
+    store.store_one(7)
+    waiting = store.ask(5)
+    assert store.answer(waiting) is None
+    store.finish_writing()
+    assert store.answer(waiting) is not None
+
+
+def test_requests_are_served_in_order() -> None:
+    store = Store()
+    first = store.store_one(7)
+    store.read(first)
+    large, small = store.ask(5), store.ask(1)
+    assert store.answer(large) is store.answer(small) is None
+    store.tell(events.ObjectsUnpinned(DRIVER, [first]))
+    store.finish_writing()
+    order = [each.number for each in store.take(AnswerRegion)][-2:]
+    assert order == [large, small]
+
+
+def test_one_larger_than_the_store_is_refused_at_once() -> None:
+    store = Store()
+    assert isinstance(store.error(store.ask(11)), ObjectStoreFullError)
+
+
+def test_who_waits_for_long_is_announced_and_then_refused() -> None:
+    store = Store()
+    first = store.store_one(9)
+    store.read(first, OTHER)
+    waiting = store.ask(5)
+    store.tick(1.5)
+    notices = [each.message for each in store.take(Send) if isinstance(each.message, Notice)]
+    assert len(notices) == 1
+    assert "waits for room" in notices[0].text
+    store.tick(30)
+    error = store.error(waiting)
+    assert isinstance(error, ObjectStoreFullError)
+    assert "read by 1" in str(error)
+
+
+def test_who_alone_could_make_room_is_refused_early() -> None:
+    store = Store()
+    store.read(store.store_one(8))
+    waiting = store.ask(5)
+    store.tick(1.5)
+    assert isinstance(store.error(waiting), ObjectStoreFullError)
+
+
+def test_a_disk_that_fails_is_named_and_tried_again() -> None:
+    store = Store()
+    store.store_one(7)
+    waiting = store.ask(5)
+    store.finish_writing("No space left on device")
+    assert store.take(WriteSpillFile) == []
+    store.tick(2)
+    store.finish_writing("No space left on device")
+    store.tick(29)
+    error = store.error(waiting)
+    assert isinstance(error, OutOfDiskError)
+    assert "No space left on device" in str(error)
+
+
+def test_a_process_that_leaves_waits_no_more() -> None:
+    store = Store()
+    store.store_one(7)
+    waiting = store.ask(5, OTHER)
+    store.tell(events.DriverLeft(OTHER))
+    store.finish_writing()
+    assert store.answer(waiting) is None
+    assert store.core.store.unsealed == 0
+
+
+def test_a_process_that_leaves_pins_nothing() -> None:
+    store = Store()
+    first = store.store_one(9)
+    store.read(first, OTHER)
+    store.tell(events.DriverLeft(OTHER))
+    assert store.finish_writing() == [first]
+
+
+def test_a_pin_of_something_freed_means_nothing() -> None:
+    store = Store()
+    first = store.store_one(3)
+    store.read(first)
+    store.tell(events.ObjectsReleased(DRIVER, [first]))
+    store.tell(events.ObjectsUnpinned(DRIVER, [first]))
+    assert store.core.store.used == 0
+
+
+def test_memory_that_is_not_the_processes_own_cuts_it_off() -> None:
+    store = Store()
+    object_id = IDS.next_put_id()
+    stored = ObjectValue(object_id, int(ValueKind.STORED), b"", 0, MEGABYTE)
+    store.tell(events.ObjectsPut(DRIVER, DRIVER, [stored]))
+    assert store.read(object_id).kind == ValueKind.ERROR
