@@ -4,8 +4,9 @@ What the same limit means
     Both contenders are started as on a machine with 853 MiB of memory, each with its own default
     division of that. raydask's object store takes 30 % of the memory, here 256 MiB, and each
     worker may have half of the rest. distributed gives each of its workers an equal part of all,
-    here 427 MiB, within which it spills, pauses and restarts them. The data are 1 GiB: four times the object store, and
-    1.2 times the memory in all.
+    here 427 MiB, within which it spills, pauses and restarts them. The data are 1 GiB: four times
+    the object store, and 1.2 times the memory in all. The shuffle is Dask's task-based one on
+    raydask, and P2P, its own and its default, on distributed.
 
 What is measured
     The peak of the proportional set size over all processes of the contender, the driver and the

@@ -101,14 +101,14 @@ class Peer:
 
     def submit(
         self, template: TaskTemplate, dependencies: list[ObjectRef], borrowed: list[ObjectRef]
-    ) -> None:
-        """Submit a task."""
+    ) -> list[ObjectID]:
+        """Submit a task; return what it will make."""
         if template not in self._templates:
             self.outbox.unsent_templates[len(self._templates)] = template
             self._templates.append(template)
         task_id = self.ids.next_task_id()
-        for index in range(template.num_returns):
-            self.locals.refs.append(new_ref(return_id(task_id, index), self.table))
+        made = [return_id(task_id, index) for index in range(template.num_returns)]
+        self.locals.refs += [new_ref(each, self.table) for each in made]
         self.outbox.add_spec(
             TaskSpec(
                 task_id,
@@ -118,6 +118,12 @@ class Peer:
                 [ObjectID(ref.binary()) for ref in borrowed],
             )
         )
+        return made
+
+    def readable(self) -> list[ObjectID]:
+        """The values that have arrived and that its code has refs of."""
+        held = {ref.binary() for ref in self.refs()}
+        return [object_id for object_id in self.mailbox.values if object_id in held]
 
     def ask(self, object_id: ObjectID) -> None:
         """Ask for a value."""

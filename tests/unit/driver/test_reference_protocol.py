@@ -10,6 +10,8 @@ what it holds.  In the end: nothing is left.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
@@ -18,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from raydask.ids import FunctionID, ObjectID, ProcessNumber, return_id
 from raydask.local_scheduler import actions, events
+from raydask.local_scheduler.tasks import OPEN
 from raydask.task import TaskTemplate
 from raydask.wire import messages as wire
 from raydask.wire.framing import encode
@@ -29,9 +32,46 @@ ONE = TaskTemplate(FunctionID(b"f"), "f", resources={"CPU": 10_000}, max_retries
 TWO = TaskTemplate(FunctionID(b"f"), "f", resources={"CPU": 10_000}, num_returns=2)
 WORKERS = 3
 
-WHO = st.integers(0, 4)
-WHICH = st.integers(0, 30)
-SOME = st.lists(WHICH, max_size=2)
+SECOND = ProcessNumber(2)
+
+INDEX = st.integers(0, 30)
+SOME = st.lists(INDEX, max_size=3)
+
+
+def one_of(things: list[Any], index: int) -> Any:
+    return things[index % len(things)]
+
+
+def is_worker(peer: Peer) -> bool:
+    return peer.number > SECOND
+
+
+def is_busy(peer: Peer) -> bool:
+    return peer.task is not None
+
+
+def runs_code(peer: Peer) -> bool:
+    return not is_worker(peer) or is_busy(peer)
+
+
+def may_begin(peer: Peer) -> bool:
+    return bool(peer.inbox) and not is_busy(peer)
+
+
+def has_refs(peer: Peer) -> bool:
+    return bool(peer.locals.refs)
+
+
+def has_views(peer: Peer) -> bool:
+    return bool(peer.locals.views)
+
+
+def has_sent(peer: Peer) -> bool:
+    return bool(peer.to_node.messages)
+
+
+def has_post(peer: Peer) -> bool:
+    return bool(peer.from_node.messages)
 
 
 class Protocol(RuleBasedStateMachine):
@@ -42,7 +82,9 @@ class Protocol(RuleBasedStateMachine):
         self.node = Node(WORKERS, drivers=2)
         self.peers = {number: Peer(number) for number in map(ProcessNumber, (1, 2))}
         self.known: set[ObjectID] = set()
+        self.leads: defaultdict[ObjectID, set[ObjectID]] = defaultdict(set)
         self.regions = 0
+        self.deaths = 0
         self.last_number = 10
         self.carry_out(0)
 
@@ -85,88 +127,118 @@ class Protocol(RuleBasedStateMachine):
 
     # --- who and what ---------------------------------------------------------------------
 
-    def peer(self, who: int) -> Peer:
-        peers = list(self.peers.values())
-        return peers[who % len(peers)]
+    def which(self, is_able: Callable[[Peer], object]) -> list[Peer]:
+        return [peer for peer in self.peers.values() if is_able(peer)]
 
     def pick(self, peer: Peer, indexes: list[int]) -> list[Any]:
         refs = peer.refs()
         return [refs[index % len(refs)] for index in indexes] if refs else []
 
-    def can_act(self, peer: Peer) -> bool:
-        """Whether code runs in the process."""
-        return peer.number <= 2 or peer.task is not None
-
     def value(
         self, peer: Peer, object_id: ObjectID, nested: list[Any], kind: int = INLINE
     ) -> ObjectValue:
         ids = [ObjectID(ref.binary()) for ref in nested]
+        ids = [each for each in ids if not self.leads_to(each, object_id)]
+        self.leads[object_id].update(ids)
         if kind == STORED:
             self.regions += 1
             self.tell(events.RegionRequested(peer.number, self.regions, SIZE))
-            answer = self.node.actions[-1]
-            assert isinstance(answer, actions.AnswerRegion) and not answer.error
+            (answer,) = (
+                action
+                for action in self.node.actions
+                if isinstance(action, actions.AnswerRegion) and action.number == self.regions
+            )
+            assert not answer.error
             return ObjectValue(object_id, STORED, b"", answer.offset, SIZE, ids)
         return ObjectValue(object_id, kind, b"\x80", 0, 0, ids)
 
+    def leads_to(self, start: ObjectID, goal: ObjectID) -> bool:
+        """Whether the object contains the other, or may come to: values in a circle stay."""
+        seen = {start}
+        pending = [start]
+        while pending:
+            new = self.leads[pending.pop()] - seen
+            seen |= new
+            pending += new
+        return goal in seen
+
     # --- what code does -------------------------------------------------------------------
 
-    @rule(who=WHO, inside=SOME, stored=st.booleans())
+    @rule(who=INDEX, inside=SOME, stored=st.booleans())
     def put(self, who: int, inside: list[int], stored: bool) -> None:
-        peer = self.peer(who)
-        if self.can_act(peer):
-            nested = self.pick(peer, inside)
-            kind = STORED if stored else INLINE
-            peer.put(self.value(peer, peer.ids.next_put_id(), nested, kind))
+        peer = one_of(self.which(runs_code), who)
+        nested = self.pick(peer, inside)
+        kind = STORED if stored else INLINE
+        peer.put(self.value(peer, peer.ids.next_put_id(), nested, kind))
 
-    @rule(who=WHO, inputs=SOME, lent=SOME, template=st.sampled_from([ONE, ONE, TWO]))
+    @rule(who=INDEX, inputs=SOME, lent=SOME, template=st.sampled_from([ONE, ONE, TWO]))
     def submit(self, who: int, inputs: list[int], lent: list[int], template: TaskTemplate) -> None:
-        peer = self.peer(who)
-        if self.can_act(peer):
-            peer.submit(template, self.pick(peer, inputs), self.pick(peer, lent))
+        peer = one_of(self.which(runs_code), who)
+        dependencies = self.pick(peer, inputs)
+        for made in peer.submit(template, dependencies, self.pick(peer, lent)):
+            # If an input is an error, so is what the task makes, with the same contents.
+            self.leads[made].update([ObjectID(ref.binary()) for ref in dependencies])
 
-    @rule(who=WHO, which=WHICH)
-    def ask(self, who: int, which: int) -> None:
-        peer = self.peer(who)
-        for ref in self.pick(peer, [which]):
-            peer.ask(ObjectID(ref.binary()))
+    @precondition(lambda self: self.which(Peer.refs))
+    @rule(who=INDEX, index=INDEX)
+    def ask(self, who: int, index: int) -> None:
+        peer = one_of(self.which(Peer.refs), who)
+        peer.ask(ObjectID(one_of(peer.refs(), index).binary()))
 
-    @rule(who=WHO, which=WHICH)
-    def read(self, who: int, which: int) -> None:
-        peer = self.peer(who)
-        held = {ref.binary() for ref in peer.refs()}
-        arrived = [each for each in peer.mailbox.values if each in held]
-        if arrived:
-            peer.read_arrived(arrived[which % len(arrived)])
+    @precondition(lambda self: self.which(Peer.refs))
+    @rule(who=INDEX, index=INDEX)
+    def get(self, who: int, index: int) -> None:
+        """Ask for a value, and read it if the answer brings it: messages overtake none."""
+        peer = one_of(self.which(Peer.refs), who)
+        object_id = ObjectID(one_of(peer.refs(), index).binary())
+        peer.ask(object_id)
+        self.exchange(peer)
+        if object_id in peer.mailbox.values and peer.number in self.peers:
+            peer.read_arrived(object_id)
 
-    @rule(who=WHO, which=WHICH)
-    def drop_ref(self, who: int, which: int) -> None:
-        refs = self.peer(who).locals.refs
-        if refs:
-            del refs[which % len(refs)]
+    def exchange(self, peer: Peer) -> bool:
+        """Let all messages between a process and its node arrive; say if there were any."""
+        moved = bool(peer.to_node.messages or peer.from_node.messages)
+        while peer.to_node.messages and peer.number in self.peers:
+            self.arrive(peer)
+        while peer.from_node.messages:
+            peer.take(peer.from_node.messages.popleft())
+        return moved
 
-    @rule(who=WHO, which=WHICH)
-    def drop_view(self, who: int, which: int) -> None:
-        views = self.peer(who).locals.views
-        if views:
-            del views[which % len(views)]
+    @precondition(lambda self: self.which(Peer.readable))
+    @rule(who=INDEX, index=INDEX)
+    def read(self, who: int, index: int) -> None:
+        peer = one_of(self.which(Peer.readable), who)
+        peer.read_arrived(one_of(peer.readable(), index))
 
-    @rule(who=WHO)
+    @precondition(lambda self: self.which(has_refs))
+    @rule(who=INDEX, index=INDEX, number=st.integers(1, 5))
+    def drop_refs(self, who: int, index: int, number: int) -> None:
+        refs = one_of(self.which(has_refs), who).locals.refs
+        index %= len(refs)
+        del refs[index : index + number]
+
+    @precondition(lambda self: self.which(has_views))
+    @rule(who=INDEX, index=INDEX)
+    def drop_view(self, who: int, index: int) -> None:
+        views = one_of(self.which(has_views), who).locals.views
+        del views[index % len(views)]
+
+    @precondition(lambda self: self.which(may_begin))
+    @rule(who=INDEX)
     def begin_task(self, who: int) -> None:
-        peer = self.peer(who)
-        if peer.inbox and peer.task is None:
-            peer.begin()
+        one_of(self.which(may_begin), who).begin()
 
+    @precondition(lambda self: self.which(is_busy))
     @rule(
-        who=WHO,
+        who=INDEX,
         inside=SOME,
         kind=st.sampled_from([INLINE, STORED, ERROR]),
         keep=st.booleans(),
     )
     def end_task(self, who: int, inside: list[int], kind: int, keep: bool) -> None:
-        peer = self.peer(who)
-        if peer.task is None:
-            return
+        peer = one_of(self.which(is_busy), who)
+        assert peer.task is not None
         task_id = peer.task.assignment.task_id
         record = self.node.core.tasks.get(task_id)
         count = 1 if record is None else record.template.template.num_returns
@@ -174,37 +246,49 @@ class Protocol(RuleBasedStateMachine):
         values = [
             self.value(peer, return_id(task_id, index), nested, kind) for index in range(count)
         ]
-        status = TaskStatus.FAILED if kind == ERROR else TaskStatus.OK
-        if peer.task is not None:  # asking for room may have had it ended
-            peer.end(values, status, keep=keep)
+        peer.end(values, TaskStatus.FAILED if kind == ERROR else TaskStatus.OK, keep=keep)
+
+    @rule(who=INDEX, inside=SOME, kind=st.sampled_from([INLINE, INLINE, STORED, ERROR]))
+    def work(self, who: int, inside: list[int], kind: int) -> None:
+        """Let a worker end its task, or get and begin the next."""
+        if self.which(is_busy):
+            self.end_task(who, inside, kind, False)
+            return
+        for peer in self.which(bool):
+            peer.outbox.flush()
+            self.exchange(peer)
+        for peer in self.which(may_begin):
+            peer.begin()
 
     # --- what links do --------------------------------------------------------------------
 
-    @rule(who=WHO)
+    @rule(who=INDEX)
     def flush(self, who: int) -> None:
-        self.peer(who).outbox.flush()
+        one_of(self.which(bool), who).outbox.flush()
 
-    @rule(who=WHO, number=st.integers(1, 4))
+    @precondition(lambda self: self.which(has_sent))
+    @rule(who=INDEX, number=st.integers(1, 4))
     def to_node(self, who: int, number: int) -> None:
-        peer = self.peer(who)
+        peer = one_of(self.which(has_sent), who)
         for _ in range(number):
             if peer.to_node.messages and peer.number in self.peers:
                 self.arrive(peer)
 
-    @rule(who=WHO, number=st.integers(1, 4))
+    @precondition(lambda self: self.which(has_post))
+    @rule(who=INDEX, number=st.integers(1, 4))
     def from_node(self, who: int, number: int) -> None:
-        peer = self.peer(who)
+        peer = one_of(self.which(has_post), who)
         for _ in range(number):
             if peer.from_node.messages:
                 peer.take(peer.from_node.messages.popleft())
 
     # --- deaths ---------------------------------------------------------------------------
 
-    @rule(which=WHICH)
-    def kill_worker(self, which: int) -> None:
-        workers = [peer for peer in self.peers.values() if peer.number > 2]
-        if workers:
-            self.end_worker(workers[which % len(workers)])
+    @precondition(lambda self: self.which(is_worker) and len(self.known) > 8 * self.deaths + 8)
+    @rule(who=INDEX)
+    def kill_worker(self, who: int) -> None:
+        self.deaths += 1
+        self.end_worker(one_of(self.which(is_worker), who))
 
     def end_worker(self, peer: Peer) -> None:
         """Let a worker die; what it had sent arrives, what it had buffered does not."""
@@ -213,15 +297,14 @@ class Protocol(RuleBasedStateMachine):
         if self.peers.pop(peer.number, None) is not None:
             self.tell(events.WorkerLeft(peer.number, "it was ended by a test"))
 
-    @precondition(lambda self: len(self.known) > 6)
+    @precondition(lambda self: SECOND in self.peers and len(self.known) > 15)
     @rule()
     def end_second_driver(self) -> None:
-        peer = self.peers.get(ProcessNumber(2))
-        if peer is not None:
-            while peer.to_node.messages:
-                self.arrive(peer)
-            del self.peers[peer.number]
-            self.tell(events.DriverLeft(peer.number))
+        peer = self.peers[SECOND]
+        while peer.to_node.messages:
+            self.arrive(peer)
+        del self.peers[SECOND]
+        self.tell(events.DriverLeft(SECOND))
 
     # --- what must hold -------------------------------------------------------------------
 
@@ -257,7 +340,7 @@ class Protocol(RuleBasedStateMachine):
             assert core.objects.pins[peer.number] == peer.table.told
             reachable |= held
         for task in core.tasks.values():
-            if not task.finished:
+            if task.state in OPEN:
                 reachable.update(task.spec.dependencies, task.spec.borrowed)
         pending = list(reachable)
         while pending:
@@ -274,23 +357,17 @@ class Protocol(RuleBasedStateMachine):
             moved = False
             for peer in list(self.peers.values()):
                 peer.outbox.flush()
-                while peer.to_node.messages and peer.number in self.peers:
-                    self.arrive(peer)
-                    moved = True
-                while peer.from_node.messages:
-                    peer.take(peer.from_node.messages.popleft())
-                    moved = True
+                moved |= self.exchange(peer)
 
     def teardown(self) -> None:
         for _ in range(1_000):
             self.let_all_messages_arrive()
-            busy = [peer for peer in self.peers.values() if peer.inbox or peer.task is not None]
-            if not busy:
+            for peer in self.which(may_begin):
+                peer.begin()
+            if not self.which(is_busy):
                 break
-            for peer in busy:
-                if peer.task is None:
-                    peer.begin()
-                self.end_task(list(self.peers).index(peer.number), [], INLINE, False)
+            for _ in self.which(is_busy):
+                self.end_task(0, [], INLINE, False)
         for peer in self.peers.values():
             peer.kept.clear()
         self.let_all_messages_arrive()
@@ -328,5 +405,5 @@ def event_of(process: ProcessNumber, message: Any) -> events.Event | None:
 
 TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(
-    max_examples=60, stateful_step_count=60, deadline=None, derandomize=True
+    max_examples=150, stateful_step_count=80, deadline=None, derandomize=True
 )
