@@ -75,8 +75,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     slab_size: int = 8 << 20
     object_store_folder: str = ""
     spill_folder: str = ""
-    store_high_watermark: float = 0.8
-    store_low_watermark: float = 0.6
+    store_high_watermark: float = 0.7
+    store_low_watermark: float = 0.5
     store_full_seconds: float = 30.0
     pipeline_seconds: float = 0.004
     pipeline_tasks: int = 128

@@ -68,6 +68,12 @@ class DeleteSpillFile(NamedTuple):
     file: int
 
 
+class GiveBackMemory(NamedTuple):
+    """Give the pages of these parts of the arena back, before anything else is done."""
+
+    runs: list[tuple[int, int]]
+
+
 class AnswerRegion(NamedTuple):
     """Answer a request for room: with its offset, or with a serialized error."""
 
@@ -92,6 +98,7 @@ Action = (
     | KillWorker
     | WriteSpillFile
     | DeleteSpillFile
+    | GiveBackMemory
     | AnswerRegion
     | RetireWorker
     | MeasureWorker

@@ -31,7 +31,12 @@ from typing import NamedTuple
 
 from raydask.errors import ObjectStoreFullError, OutOfDiskError, RaydaskError
 from raydask.ids import ObjectID, ProcessNumber
-from raydask.local_scheduler.actions import AnswerRegion, DeleteSpillFile, WriteSpillFile
+from raydask.local_scheduler.actions import (
+    AnswerRegion,
+    DeleteSpillFile,
+    GiveBackMemory,
+    WriteSpillFile,
+)
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.object_store.state import StoreState
@@ -57,8 +62,8 @@ class RoomSettings(NamedTuple):
         Seconds that a request waits at most.
     """
 
-    high: float = 0.8
-    low: float = 0.6
+    high: float = 0.7
+    low: float = 0.5
     patience: float = 30.0
 
 
@@ -171,6 +176,10 @@ class Room:
         if (self._above or self._waiting) and not self._writing and store.evictable:
             if now >= self._write_again_at:
                 self._spill(max(used - self._low, self._waiting[0].size if self._waiting else 0))
+        vacated = store.take_vacated()
+        if vacated:
+            # Before those are told who were granted the same memory in this event.
+            self._outgoing.actions.insert(0, GiveBackMemory(vacated))
         for file in store.take_dead_files():
             self._outgoing.actions.append(DeleteSpillFile(file))
 

@@ -26,6 +26,7 @@ from raydask.local_scheduler.actions import (
     AnswerRegion,
     DeleteSpillFile,
     EndProcess,
+    GiveBackMemory,
     KillWorker,
     MeasureWorker,
     RetireWorker,
@@ -169,7 +170,8 @@ class NodeServer:
             StartWorkers: self._do_start_workers,
             KillWorker: self._do_kill_worker,
             WriteSpillFile: self._do_write_spill_file,
-            DeleteSpillFile: self._do_delete_spill_file,
+            DeleteSpillFile: lambda action: self._spiller.delete(action.file),
+            GiveBackMemory: lambda action: self._spiller.give_back(action.runs),
             AnswerRegion: self._do_answer_region,
             RetireWorker: self._do_retire_worker,
             MeasureWorker: self._memory.measure_worker,
@@ -567,9 +569,6 @@ class NodeServer:
         if error is not None:
             _log.error("spill file %d cannot be written: %s", file, error)
         self.handle(events.SpillEnded(file, "" if error is None else str(error)))
-
-    def _do_delete_spill_file(self, action: DeleteSpillFile) -> None:
-        self._spiller.delete(action.file)
 
     def _do_answer_region(self, action: AnswerRegion) -> None:
         offset = None if action.error else action.offset

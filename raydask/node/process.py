@@ -71,7 +71,11 @@ def run_node(
     resources = offered_resources(options)
     gpus = visible_gpus(int(resources.get("GPU", 0) // RESOURCE_UNIT))
     identity = NodeIdentity(number, options.folder, backing.path, backing.size, gpus)
-    spiller = Spiller(backing.fd, os.path.join(options.folder, SPILL, f"node-{number}"))
+    spiller = Spiller(
+        backing.fd,
+        os.path.join(options.folder, SPILL, f"node-{number}"),
+        is_reserved=backing.is_reserved,
+    )
     try:
         spiller.start()
     except StartError as error:

@@ -51,7 +51,7 @@ from raydask.config import SessionOptions
 from raydask.control.redis_server import RedisServer
 from raydask.errors import RaydaskError
 from raydask.node.sweep import lock_session, sweep
-from raydask.object_store.backing import Backing
+from raydask.object_store.backing import Backing, usable_memory
 from raydask.session_folder import (
     GLOBAL_SOCKET,
     LATEST,
@@ -60,8 +60,10 @@ from raydask.session_folder import (
     remove_session_folder,
     sessions_root,
 )
+from raydask.task import RESOURCE_UNIT
 from raydask.wire.framing import FrameDecoder, encode
 from raydask.wire.messages import ChildExited, EndChild, ForkWorkers, NodeReady
+from raydask.worker.allocator import heap_to_keep
 
 _PARENT_CHECK_SECONDS = 1.0
 _GLOBAL_PAUSE_SECONDS = 0.5
@@ -96,6 +98,7 @@ class Supervisor:
         self._parent = os.getppid()
         self._ready = False
         self._warnings: list[str] = []
+        self._kept_heap = 0
         self._reason = ""
 
     # --- start ----------------------------------------------------------------------------
@@ -126,6 +129,7 @@ class Supervisor:
             )
         finally:
             logging.getLogger("raydask").removeHandler(collector)
+        self._kept_heap = self._heap_of_workers(self._backing.size)
         deadline = time.monotonic() + self._options.config.start_timeout
         for server in self._redis:
             server.wait_ready(deadline)
@@ -133,6 +137,14 @@ class Supervisor:
         gc.freeze()
         self._fork_global()
         self._fork_node()
+
+    def _heap_of_workers(self, arena: int) -> int:
+        """Return how much freed heap each worker keeps: little where memory is scarce."""
+        from raydask.node.process import offered_resources
+
+        units = offered_resources(self._options).get("CPU", 0)
+        memory = usable_memory(self._options.config.memory_limit) - arena
+        return heap_to_keep(memory * RESOURCE_UNIT // max(units, RESOURCE_UNIT))
 
     def _fork_global(self) -> None:
         def run() -> None:
@@ -178,7 +190,7 @@ class Supervisor:
         def run() -> None:
             from raydask.worker.process import run_worker
 
-            run_worker(folder, backing.fd)
+            run_worker(folder, backing.fd, self._kept_heap)
 
         self._workers.add(self._fork(run, "workers"))
 

@@ -71,11 +71,16 @@ class Backing:
     path : str
         What another process of the same user opens to reach the same memory; valid while
         the process that made it lives and has not closed it.
+    is_reserved : bool
+        Whether its blocks were all taken at once, so that none may be given back.
     """
 
-    __slots__ = ("_file", "fd", "path", "size")
+    __slots__ = ("_file", "fd", "is_reserved", "path", "size")
 
-    def __init__(self, fd: int, size: int, path: str, file: Path | None) -> None:
+    def __init__(
+        self, fd: int, size: int, path: str, file: Path | None, *, is_reserved: bool
+    ) -> None:
+        self.is_reserved = is_reserved
         self.fd = fd
         self.size = size
         self.path = path
@@ -156,7 +161,7 @@ class Backing:
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, size, _path_through_proc(fd), None)
+        return cls(fd, size, _path_through_proc(fd), None, is_reserved=False)
 
     @classmethod
     def _in_folder(cls, size: int, folder: str) -> Backing:
@@ -166,9 +171,9 @@ class Backing:
             os.posix_fallocate(fd, 0, size)
             path = _path_through_proc(fd)
             if not os.path.exists(path):  # no /proc here: the name is the only way in
-                return cls(fd, size, name, file)
+                return cls(fd, size, name, file, is_reserved=True)
             file.unlink()
-            return cls(fd, size, path, None)
+            return cls(fd, size, path, None, is_reserved=True)
         except BaseException:
             os.close(fd)
             file.unlink(missing_ok=True)

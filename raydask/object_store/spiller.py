@@ -28,6 +28,7 @@ from pathlib import Path
 
 from raydask.errors import StartError
 from raydask.object_store.arena import rounded
+from raydask.object_store.punching import hole_puncher
 from raydask.object_store.spilled import SpillBatch
 
 _CHUNK = 64 << 20
@@ -51,10 +52,13 @@ class Spiller:
         The arena's file; the caller's, to be kept open until `close`.
     folder : str
         Where the files go.  It must not exist yet, and belongs to this object.
+    is_reserved : bool
+        Whether the arena has all its memory for good, so that none is given back.
     """
 
-    def __init__(self, fd: int, folder: str) -> None:
+    def __init__(self, fd: int, folder: str, *, is_reserved: bool = False) -> None:
         self._fd = fd
+        self._punch = None if is_reserved else hole_puncher(fd)
         self._folder = Path(folder)
         self._changed = threading.Condition()
         self._writes: deque[tuple[SpillBatch, OnDone]] = deque()
@@ -108,6 +112,15 @@ class Spiller:
         with self._changed:
             self._deletions.append(file)
             self._changed.notify()
+
+    def give_back(self, runs: list[tuple[int, int]]) -> None:
+        """Give the system the pages of these parts of the arena, (offset, size) in bytes.
+
+        Done when this returns.  Nobody may be writing there yet.
+        """
+        if self._punch is not None:
+            for offset, size in runs:
+                self._punch(offset, size)
 
     def close(self) -> None:
         """Stop writing and delete everything.  A second call does nothing."""

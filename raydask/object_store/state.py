@@ -99,6 +99,7 @@ class StoreState:
         "_regions",
         "_slab_size",
         "_spilled",
+        "_vacated",
         "_writing",
     )
 
@@ -117,6 +118,7 @@ class StoreState:
         self._writing = 0
         self._files = SpillFiles()
         self._spilled = 0
+        self._vacated: list[tuple[int, int]] = []
 
     @property
     def capacity(self) -> int:
@@ -230,6 +232,8 @@ class StoreState:
             self._free_from_disk(object_id)
             return
         self._arena.free(place[0])
+        if self._spilled and 2 * self._arena.used > self._arena.capacity:
+            self._vacated.append((place[0], rounded(place[1])))
         if self._pins.pop(object_id, 0):
             self._pinned -= rounded(place[1])
         if object_id in self._idle:
@@ -400,6 +404,25 @@ class StoreState:
                 self._idle.move_to_end(entry.object_id, last=False)
         self._files.close(file)
 
+    def take_vacated(self) -> list[tuple[int, int]]:
+        """Return, once, the runs of bytes whose memory the system should have back.
+
+        They are those of objects that were evicted, and of objects that were freed while the
+        store holds less than is wanted of it: what has been spilled wants that memory for the
+        page cache.  Otherwise freed memory is kept, because pages that are there already are
+        written several times faster.
+
+        Returns
+        -------
+        list of tuple
+            Offset and size in bytes.  A run may have been granted again meanwhile: the memory
+            is to be given back before anybody is told so.
+        """
+        if not self._vacated:
+            return self._vacated
+        vacated, self._vacated = self._vacated, []
+        return vacated
+
     def take_dead_files(self) -> list[int]:
         """Return, once, the numbers of the files in which no object is left.
 
@@ -459,6 +482,7 @@ class StoreState:
         self._arena.free(offset)
         occupied = rounded(size)
         self._spilled += occupied
+        self._vacated.append((offset, occupied))
         return occupied
 
     def _end_writing(self, file: int) -> list[SpillEntry]:

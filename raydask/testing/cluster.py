@@ -283,6 +283,8 @@ class SimulatedCluster:
                     process.room_answered(action)
             elif isinstance(action, actions.WriteSpillFile):
                 self._write(action.batch)
+            elif isinstance(action, actions.GiveBackMemory):
+                self._give_back(action.runs, wanted)
             elif isinstance(action, actions.DeleteSpillFile):
                 self.files.discard(action.file)
             elif isinstance(action, actions.RetireWorker):
@@ -294,6 +296,16 @@ class SimulatedCluster:
                 self._tell_global(action.message)
             else:
                 self.violated(f"process {action.process} was cut off: {action.reason}")
+
+    def _give_back(self, runs: list[tuple[int, int]], together_with: list[actions.Action]) -> None:
+        if not isinstance(together_with[0], actions.GiveBackMemory):
+            self.violated("memory is given back after somebody may have been told of it")
+        for record in self.core.objects.records.values():
+            value = record.value
+            if value is not None and value.kind == wire.ValueKind.STORED:
+                for offset, size in runs:
+                    if offset < value.offset + value.size and value.offset < offset + size:
+                        self.violated(f"the memory of {record.object_id.hex()} is given back")
 
     def _write(self, batch: SpillBatch) -> None:
         error = "the disk is full" if self.rng.random() < self.faults.failed_write else ""

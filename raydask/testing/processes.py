@@ -43,6 +43,7 @@ from raydask.testing.programs import (
     Run,
     Step,
     Wait,
+    refs_of,
 )
 from raydask.wire import messages as wire
 from raydask.wire.messages import Assignment, ObjectValue, TaskResult, TaskStatus, ValueKind
@@ -153,6 +154,7 @@ class Process:
         if value.kind == _ERROR:
             error = deserialize_error(value.data)
             self.cluster.note_error(self, error)
+            error.__dict__["refs"] = [received_ref(each, self.references) for each in value.nested]
             raise error
         view: object = None
         if value.kind == _STORED:
@@ -516,7 +518,11 @@ class SimulatedWorker(Process):
         stopped = isinstance(error, (TaskCancelledError, TaskTimeoutError))
         data = serialize_error(error if stopped and error is not None else TaskError("simulated"))
         status = TaskStatus.CANCELLED if stopped else TaskStatus.FAILED
-        values = [ObjectValue(return_id(task_id, at), _ERROR, data) for at in range(max(1, count))]
+        nested = [ObjectID(ref.binary()) for ref in refs_of(error)]
+        values = [
+            ObjectValue(return_id(task_id, at), _ERROR, data, 0, 0, nested)
+            for at in range(max(1, count))
+        ]
         retryable = isinstance(error, ProgramFailed) and error.retryable
         return TaskResult(task_id, int(status), values, started, duration, retryable)
 

@@ -58,11 +58,17 @@ class Received:
 
 
 class ProgramFailed(Exception):  # noqa: N818  (an event, named as what happened)
-    """A simulated function raises this; `retryable` as its options have it."""
+    """A simulated function raises this, with refs; `retryable` as its options have it."""
 
-    def __init__(self, retryable: bool = False) -> None:
+    def __init__(self, retryable: bool = False, refs: Sequence[ObjectRef] = ()) -> None:
         super().__init__(retryable)
         self.retryable = retryable
+        self.refs = list(refs)
+
+
+def refs_of(error: BaseException | None) -> list[ObjectRef]:
+    """Return the refs that an error carries."""
+    return list(getattr(error, "refs", ()))
 
 
 class Given(NamedTuple):

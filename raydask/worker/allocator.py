@@ -13,18 +13,23 @@ import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_KEEP_BYTES = 64 << 20
-_MMAP_BYTES = 32 << 20
+_MOST_KEPT = 64 << 20
+_SHARE_KEPT = 16
 
 
-def keep_freed_memory() -> None:
-    """Keep up to 64 MB of freed heap in this process, where the C library is glibc.
+def heap_to_keep(worker_memory: int) -> int:
+    """Return how many bytes of freed heap a worker keeps that may use `worker_memory` bytes."""
+    return min(_MOST_KEPT, max(worker_memory, 0) // _SHARE_KEPT)
 
-    Blocks of 32 MB and more still go back to the system when they are freed.
+
+def keep_freed_memory(most: int) -> None:
+    """Keep up to `most` bytes of freed heap in this process, where the C library is glibc.
+
+    Blocks of half that and more still go back to the system when they are freed.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, most // 2)
+        mallopt(_M_TRIM_THRESHOLD, most)

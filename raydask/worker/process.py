@@ -34,7 +34,7 @@ from raydask.worker.allocator import keep_freed_memory
 from raydask.worker.executor import Executor
 
 
-def run_worker(folder: str, arena: int) -> None:
+def run_worker(folder: str, arena: int, kept_heap: int) -> None:
     """Be a worker of the node whose session folder this is, until the node is gone.
 
     Parameters
@@ -42,6 +42,8 @@ def run_worker(folder: str, arena: int) -> None:
     folder : str
     arena : int
         Descriptor of the node's arena, inherited.
+    kept_heap : int
+        Bytes of freed heap that the process keeps.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -55,7 +57,7 @@ def run_worker(folder: str, arena: int) -> None:
     control = connect_unix(os.path.join(folder, NODE_SOCKET))
     control.send_message(Hello("control", os.getpid(), process=welcome.process))
     faulthandler.enable()
-    keep_freed_memory()
+    keep_freed_memory(kept_heap)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     session = Session(connection, welcome, arena, "default")
     executor = Executor(session, control)

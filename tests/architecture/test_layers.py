@@ -52,7 +52,7 @@ FOREIGN = ("dask", "distributed", "numpy", "pandas", "pyarrow", "scipy", "ray")
 KNOWS_FOREIGN = ("raydask.demo",)
 """The demo is a program that uses raydask, not a part of the engine."""
 
-ADAPTER_DOORS = ("raydask", "raydask.driver.api")
+ADAPTER_DOORS = ("raydask", "raydask.driver.api", "raydask.pickling")
 """The only modules that load an adapter, inside a function, when it is first used."""
 
 OPEN_TO_ADAPTERS = ("raydask.errors", "raydask.graph", "raydask.util", "raydask.compat")

@@ -45,7 +45,8 @@ def frame(**columns: Any) -> Any:
 
 def scattered(kind: str) -> Any:
     make = getattr(sparse, kind)
-    return make(sparse.coo_array((STEPS * 1.5, (STEPS, STEPS % 700)), shape=(ROWS, 700)))
+    columns = STEPS if kind.startswith("dia") else STEPS % 700
+    return make(sparse.coo_array((STEPS * 1.5, (STEPS, columns)), shape=(ROWS, ROWS)))
 
 
 VALUES: dict[str, Callable[[], Any]] = {
@@ -65,6 +66,12 @@ VALUES: dict[str, Callable[[], Any]] = {
         pd.date_range("2000", periods=ROWS, freq="min", tz="UTC")
     ),
     "pandas of periods": lambda: frame(p=pd.period_range("2000", periods=ROWS, freq="h")),
+    "pandas of durations": lambda: frame(d=pd.to_timedelta(STEPS, unit="s")),
+    "pandas of intervals": lambda: frame(i=pd.interval_range(0, ROWS, ROWS)),
+    "pandas of few numbers": lambda: frame(
+        s=pd.arrays.SparseArray(np.where(STEPS % 3, STEPS * 0.5, np.nan))
+    ),
+    "pandas of truths": lambda: frame(b=pd.array([i % 2 == 0 for i in STEPS], dtype="boolean")),
     "pandas of strings": lambda: frame(s=pd.array(WORDS, dtype="string[pyarrow]")),
     "pandas of Arrow's numbers": lambda: frame(a=STEPS * 0.5, b=STEPS).convert_dtypes(
         dtype_backend="pyarrow"
@@ -90,7 +97,7 @@ VALUES: dict[str, Callable[[], Any]] = {
     "pyarrow slice": lambda: pa.table({"a": STEPS, "s": WORDS}).slice(10_000, 20_000),
     **{
         f"scipy {kind}": lambda kind=kind: scattered(kind)  # type: ignore[misc]
-        for shape in ("csr", "csc", "coo", "bsr")
+        for shape in ("csr", "csc", "coo", "bsr", "dia")
         for kind in (f"{shape}_array", f"{shape}_matrix")
     },
 }

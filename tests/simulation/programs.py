@@ -26,6 +26,7 @@ from raydask.testing.programs import (
     ProgramFailed,
     Run,
     Wait,
+    refs_of,
 )
 
 SECONDS = (0.00001, 0.0001, 0.0005, 0.002, 0.02, 0.2)
@@ -98,8 +99,8 @@ def leaf(context: Context, given: Given) -> Run:
     if refs and rng.random() < 0.3:
         try:
             yield Get([rng.choice(refs)], rng.choice((None, None, 0.01)))
-        except (RaydaskError, GetTimeoutError):
-            pass
+        except (RaydaskError, GetTimeoutError) as error:
+            refs += refs_of(error)
         yield Compute(0.0001)
     if rng.random() < 0.2:
         refs.append(context.put(made_of(rng, refs)))
@@ -110,7 +111,8 @@ def failing(context: Context, given: Given) -> Run:
     """Fail, at the first attempts at least."""
     yield Compute(given.rng.choice(SECONDS))
     if given.attempt < 2 or given.rng.random() < 0.5:
-        raise ProgramFailed(retryable=True)
+        carried = [*given.refs, context.put(made_of(given.rng, given.refs))]
+        raise ProgramFailed(retryable=True, refs=carried)
     return [Made()]
 
 
@@ -184,8 +186,8 @@ class Story:
                 try:
                     for received in (yield Get(chosen, rng.choice((None, None, 0.001)))):
                         refs += received.refs
-                except (RaydaskError, GetTimeoutError):
-                    pass
+                except (RaydaskError, GetTimeoutError) as error:
+                    refs += refs_of(error)
                 received = chosen = None  # type: ignore[assignment]
             elif choice < 0.89 and refs:
                 chosen = rng.sample(refs, rng.randint(1, min(5, len(refs))))

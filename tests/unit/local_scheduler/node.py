@@ -73,7 +73,7 @@ class Node:
             Pipeline(0.004, 4),
             PoolSettings(cpus, 5.0, 0.05),
             StoreState(store_bytes),
-            RoomSettings(patience=30.0),
+            RoomSettings(0.8, 0.6, 30.0),
             Journals(self.entries, self.entries, self.entries, lambda event: None),
             Paths("w{}.sock".format, "spill/{}".format),
             memory_settings=MemorySettings(worker_limit=400_000_000, threshold=0.9),

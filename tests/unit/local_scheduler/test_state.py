@@ -12,7 +12,14 @@ from raydask.ids import ActorID, ProcessNumber, return_id
 from raydask.local_scheduler import events
 from raydask.local_scheduler.records import TaskState
 from raydask.task import TaskTemplate
-from raydask.wire.messages import CancelTask, ObjectValue, Reclaim, TaskStatus
+from raydask.wire.messages import (
+    CancelTask,
+    ObjectValue,
+    Reclaim,
+    TaskResult,
+    TaskStatus,
+    ValueKind,
+)
 from tests.unit.local_scheduler.node import ACTOR, DETACHED, DRIVER, IDS, PLAIN, Node
 
 
@@ -173,6 +180,26 @@ def test_an_input_that_failed_fails_all_that_follow_from_it() -> None:
 
     for task_id in (first, second, third, fourth):
         assert node.core.tasks[task_id].state == TaskState.FAILED
+
+
+def test_the_errors_of_all_that_follow_keep_what_the_first_contains() -> None:
+    node = Node()
+    node.workers(2)
+    first = node.submit()
+    waiting = node.submit(dependencies=[return_id(first, 0)])
+    inner = node.put()
+    error = ObjectValue(return_id(first, 0), ValueKind.ERROR, b"\x80error", nested=[inner])
+    failed = TaskResult(first, TaskStatus.FAILED, [error], 0.0, 0.001)
+    node.tell(events.TasksEnded(ProcessNumber(2), [failed]))
+    node.release(inner)
+    late = node.submit(dependencies=[return_id(waiting, 0)])
+
+    for task_id in (first, waiting, late):
+        assert inner in node.core.objects.records
+        value = node.core.objects.records[return_id(task_id, 0)].value
+        assert value is not None and value.nested == [inner]
+        node.release(return_id(task_id, 0))
+    assert node.core.objects.records == {}
 
 
 def test_cancelling_takes_children_along_if_it_shall() -> None:

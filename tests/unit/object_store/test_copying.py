@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raydask.errors import InternalError
-from raydask.object_store.copying import RELEASE_FROM, SPLIT_FROM, copy_bytes
+from raydask.object_store.copying import RELEASE_FROM, SPLIT_FROM, copy_bytes, private_copy
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,19 @@ def test_sources_of_any_format_and_shape_are_copied_as_bytes() -> None:
     target = bytearray(source.nbytes)
     copy_bytes(memoryview(target), source.data)
     assert target == source.tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 5000, SPLIT_FROM + 1])
+def test_a_private_copy_can_be_written_and_outlives_its_source(size: int) -> None:
+    source = bytearray(b"x" * size)
+    copy = private_copy(memoryview(source).toreadonly())
+    source[0] = ord("y")
+    array = np.frombuffer(copy, "u1")
+    del copy
+    array[-1] += 1
+
+    assert array.ctypes.data % 4096 == 0
+    assert array.sum() == ord("x") * size + 1
 
 
 def test_what_is_not_contiguous_is_refused() -> None:

@@ -19,7 +19,7 @@ from raydask.errors import (
     task_error,
 )
 from raydask.ids import FunctionID, IDSource, NodeNumber, ProcessNumber, function_id, return_id
-from raydask.serialization import deserialize, deserialize_error
+from raydask.serialization import deserialize, deserialize_error, note_nested
 from raydask.task import TaskTemplate
 from raydask.wire.messages import TaskStatus, ValueKind
 from raydask.worker.outcome import Outcomes, load_code
@@ -31,8 +31,9 @@ TASK = IDSource(NodeNumber(1), ProcessNumber(1)).next_task_id()
 def outcomes() -> Outcomes:
     """Outcomes of a session whose values all fit into messages."""
     store: Any = None
+    table = ReferenceTable()
     session: Any = SimpleNamespace(
-        codec=ValueCodec(store, ReferenceTable(), 1 << 30), welcome=SimpleNamespace(node=1)
+        codec=ValueCodec(store, table, 1 << 30), welcome=SimpleNamespace(node=1), references=table
     )
     return Outcomes(session)
 
@@ -72,6 +73,30 @@ def test_an_error_stands_in_the_place_of_each_return(outcomes: Outcomes) -> None
         assert value.kind == ValueKind.ERROR
         assert isinstance(error, KeyError) and isinstance(error, TaskError)
         assert error.task_name == "module.f" and "on node 1" in error.where
+
+
+class Ref:
+    """Pickles as refs do."""
+
+    def __reduce__(self) -> Any:
+        note_nested(return_id(TASK, 7))
+        return (str, ("a ref",))
+
+
+def test_what_a_value_or_an_error_contains_is_kept_until_it_is_handed_over(
+    outcomes: Outcomes,
+) -> None:
+    counts = outcomes._session.references.counts
+    inner = return_id(TASK, 7)
+    _, failed, _ = outcomes.failure(TASK, template(num_returns=2), KeyError(Ref()))
+    returned = outcomes.success(TASK, 1, [Ref()])
+
+    assert [value.nested for value in failed + returned] == [[inner]] * 3
+    assert counts == {inner: 3}
+    outcomes.handed_over(failed)
+    outcomes.handed_over(returned)
+    outcomes._session.references.settle()
+    assert counts == {}
 
 
 @pytest.mark.parametrize("kind", [TaskCancelledError, TaskTimeoutError])
