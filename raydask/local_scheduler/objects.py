@@ -207,13 +207,17 @@ class ObjectTable:
 
     def pin_inputs(self, task: TaskRecord) -> None:
         """Keep the stored inputs of a task where they are: a worker is told where."""
+        task.has_pins = True
         for object_id in task.spec.dependencies:
             value = self.records[object_id].value
             if value is not None and value.kind == _STORED:
                 self._store.pin(object_id)
 
     def unpin_inputs(self, task: TaskRecord) -> None:
-        """End what `pin_inputs` began."""
+        """End what `pin_inputs` began, if it did."""
+        if not task.has_pins:
+            return
+        task.has_pins = False
         for object_id in task.spec.dependencies:
             self._end_pin(object_id)
 

@@ -122,6 +122,7 @@ class TaskRecord:
         "deadline",
         "error",
         "finished",
+        "has_pins",
         "job",
         "key",
         "live",
@@ -157,6 +158,8 @@ class TaskRecord:
         self.attempts = 0
         self.live = 0
         """How many of its returns exist, pending ones counted."""
+        self.has_pins = False
+        """Whether its stored inputs are pinned for it."""
         self.worker: WorkerRecord | None = None
         self.worker_pid = 0
         self.cost = 0.0

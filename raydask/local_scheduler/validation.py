@@ -139,7 +139,8 @@ def _store(core: LocalScheduler) -> Iterator[str]:
         pins.update(told)
     for worker in core.pool.workers.values():
         for task in worker.queue.values():
-            pins.update(task.spec.dependencies)
+            if task.has_pins:
+                pins.update(task.spec.dependencies)
     known = 0  # in memory
     for object_id, record in core.objects.records.items():
         kind = None if record.value is None else record.value.kind

@@ -42,11 +42,13 @@ from raydask.wire.messages import (
     NewTemplate,
     Progress,
     Reclaim,
+    ValueKind,
 )
 
 _CPU = "CPU"
 _GPU = "GPU"
 _FRESH = 0
+_STORED = int(ValueKind.STORED)
 _FREE_TASKS_PER_WORKER = 8
 """How many tasks that ask for no resources run at once for each worker that is kept."""
 _FAILURES_BY_CHANCE = 2
@@ -354,8 +356,10 @@ class WorkerPool:
             task.worker_pid = worker.pid
             worker.queue[spec.task_id] = task
             values = [records[object_id].value for object_id in spec.dependencies]
-            if values:
-                self._objects.pin_inputs(task)
+            for value in values:
+                if value.kind == _STORED:  # type: ignore[union-attr]  # as below
+                    self._objects.pin_inputs(task)
+                    break
             assignments.append(
                 Assignment(
                     spec.task_id,
@@ -407,7 +411,7 @@ class WorkerPool:
         worker.reclaiming = False
         if task.deadline:
             self._timed.pop(task.spec.task_id, None)
-        if task.spec.dependencies:
+        if task.has_pins:
             self._objects.unpin_inputs(task)
         if task.template.alone:
             self._count_call(worker, task.template.template)
