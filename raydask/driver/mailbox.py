@@ -47,7 +47,9 @@ class Mailbox:
             if object_id in counts:
                 self.values[object_id] = value
             if callbacks:
-                for callback in callbacks.pop(object_id, ()):
+                with self._references.lock:
+                    waiting = callbacks.pop(object_id, ())
+                for callback in waiting:
                     callback(value)
 
     def _deliver_stored(self, value: ObjectValue) -> None:
@@ -137,30 +139,22 @@ class Mailbox:
 
         A stored object stays where it is while `callback` runs.
         """
-        value, use = self._value_in_use(object_id)
-        if value is None:
-            self._callbacks.setdefault(object_id, []).append(callback)
-            value, use = self._value_in_use(object_id)
-            if value is None:
-                return False
-            waiting = self._callbacks.pop(object_id, None)
-            if waiting is None:
-                return True  # the thread that delivered it has called back meanwhile
-            for waiter in waiting:
-                waiter(value)
-            return True
-        callback(value)
-        del use
-        return True
-
-    def _value_in_use(self, object_id: ObjectID) -> tuple[ObjectValue | None, Use | None]:
-        value = self.values.get(object_id)
-        if value is None or value.kind != _STORED:
-            return value, None
+        waiting = [callback]
         references = self._references
         with references.lock:
             value = self.values.get(object_id)
-            return value, None if value is None else Use(object_id, references)
+            if value is None:
+                self._callbacks.setdefault(object_id, []).append(callback)
+                # Inline values come without the lock: this one may have, and found nobody.
+                value = self.values.get(object_id)
+                if value is None:
+                    return False
+                waiting = self._callbacks.pop(object_id)
+            use = Use(object_id, references) if value.kind == _STORED else None
+        for waiter in waiting:
+            waiter(value)
+        del use
+        return True
 
     def fail_all(self, error: bytes, kind: int) -> None:
         """Give everything that is awaited this serialized error: the node is gone."""

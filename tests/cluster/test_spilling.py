@@ -17,7 +17,7 @@ import pytest
 import raydask
 from raydask.errors import ObjectStoreFullError, OutOfDiskError
 from raydask.graph import GraphTask, Output, submit_graph
-from tests.cluster.probes import eventually, eventually_nothing_is_held
+from tests.cluster.probes import Gate, eventually, eventually_nothing_is_held
 
 MEGABYTE = 1 << 20
 STORE = 64 * MEGABYTE
@@ -134,8 +134,10 @@ def test_writable_views_of_spilled_objects_are_private(start: Start) -> None:
     del filling
 
 
-def test_who_makes_an_object_waits_for_room(start: Start) -> None:
-    start()
+def test_who_makes_an_object_waits_for_room(start: Start, tmp_path: Path) -> None:
+    start(store_high_watermark=0.9)
+    gate = Gate(tmp_path)
+    busy = raydask.remote(Gate.wait).remote(gate)  # who might make room, for all the node knows
     views = [raydask.get(raydask.put(array_of(16, value))) for value in range(3)]
     waiting = threading.Event()
     made: list[Any] = []
@@ -152,10 +154,12 @@ def test_who_makes_an_object_waits_for_room(start: Start) -> None:
     views.clear()
     thread.join(10)
     assert int(raydask.get(made.pop())[0]) == 9
+    gate.open()
+    raydask.get(busy)
 
 
 def test_a_store_full_of_what_is_looked_at_is_refused(start: Start) -> None:
-    start(store_full_seconds=20)
+    start(store_full_seconds=20, store_high_watermark=0.9)
     views = [raydask.get(raydask.put(array_of(16, value))) for value in range(3)]
     begun = time.monotonic()
     with pytest.raises(ObjectStoreFullError, match=r"16,777,\d+ bytes.*read by 1"):
