@@ -35,6 +35,7 @@ _QUIET_SECONDS = 0.005
 _FLUSH_SECONDS = 0.001
 _QUIET_ROUNDS = 10
 _IDLE_SECONDS = 0.1
+_LEAVE_SECONDS = 1.0
 
 _log = logging.getLogger("raydask.wire")
 
@@ -69,8 +70,11 @@ class _Waker:
             pass
 
     def close(self) -> None:
-        os.close(self._reader)
-        os.close(self._writer)
+        reader, writer = self._reader, self._writer
+        # Whoever wakes it from now on must not write into a file that got the same number.
+        self._reader = self._writer = -1
+        os.close(reader)
+        os.close(writer)
 
 
 class Hub:
@@ -111,13 +115,21 @@ class Hub:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the background thread; connections stay with whoever made them."""
+        """Stop the background thread; connections stay with whoever made them.
+
+        What the waiting threads wait for must be over, so that they leave when they are woken.
+        """
         self._stopping = True
         self._background_waker.wake()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
-        self._leader_waker.close()
-        self._background_waker.close()
+        self._leader_waker.wake()
+        # Not under the hands of the leader.  One that does not leave (a handler of its own may
+        # have called this) keeps the pipes.
+        if self._lead.acquire(timeout=_LEAVE_SECONDS):
+            self._leader_waker.close()
+            self._background_waker.close()
+            self._lead.release()
 
     def register(
         self,
