@@ -10,7 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raydask.wire.memory import Holder, MemoryReport, NodeMemory, ObjectMemory, ProcessMemory
+from raydask.wire.memory import (
+    Holder,
+    MemoryReport,
+    NodeMemory,
+    ObjectMemory,
+    ObjectState,
+    ProcessMemory,
+)
 
 PLAIN_WIDTH = 160
 """Characters of a line where there is no terminal to say how many."""
@@ -20,13 +27,6 @@ LEAST_WIDTH = 110
 _ID_WIDTH = 40
 _SHOWN = 5
 """How many of an object's holders a table shows."""
-_PLACES = {
-    "pending": "pending",
-    "inline": "inline",
-    "shared_memory": "shared memory",
-    "spilled": "spilled",
-    "error": "error",
-}
 _UNITS = ("B", "kB", "MB", "GB")
 
 
@@ -61,7 +61,7 @@ def _totals(node: NodeMemory) -> Iterable[str]:
     )
     objects = sum(total.count for total in node.totals.values())
     parts = [
-        f"{total.count:,} {_PLACES[state]} ({size(total.size)})"
+        f"{total.count:,} {_where(state)} ({size(total.size)})"
         for state, total in node.totals.items()
     ]
     yield f"  objects         {objects:,}" + (f": {', '.join(parts)}" if parts else "")
@@ -101,7 +101,7 @@ def _objects(node: NodeMemory) -> Table:
         table.add_row(
             Text(f"{each.id}\n{each.call_site}" if each.call_site else each.id),
             size(each.size),
-            _PLACES[each.state],
+            _where(each.state),
             Text(each.made_by),
             Text("\n".join(_held_by(each))),
         )
@@ -151,6 +151,10 @@ def size(count: int) -> str:
         return f"{count} B"
     digits = 0 if amount >= 99.95 else 1 if amount >= 9.995 else 2
     return f"{amount:,.{digits}f} {_UNITS[unit]}"
+
+
+def _where(state: ObjectState) -> str:
+    return state.replace("_", " ")
 
 
 def _count(number: int, what: str) -> str:

@@ -28,17 +28,11 @@ from raydask.wire.memory import (
     Query,
     StateTotal,
 )
-from raydask.wire.messages import ActorState, ValueKind
+from raydask.wire.messages import ActorState
 
 MOST_LISTED = 100
 """How many holders of one object are listed: an object may be an input of a million tasks."""
 
-_STATES: dict[int, ObjectState] = {
-    ValueKind.INLINE: "inline",
-    ValueKind.STORED: "shared_memory",
-    ValueKind.SPILLED: "spilled",
-    ValueKind.ERROR: "error",
-}
 _IN_NODE_MEMORY = ("inline", "error")
 
 
@@ -73,12 +67,12 @@ def report(core: LocalScheduler, around: Surroundings, query: Query) -> NodeMemo
     totals: dict[ObjectState, StateTotal] = {}
     files: set[bytes] = set()
     for record in records.values():
-        state = state_of(record)
+        state = record.state
         total = totals.get(state)
         if total is None:
             total = totals[state] = StateTotal()
         total.count += 1
-        total.size += size_of(record)
+        total.size += record.size
         if state == "spilled" and record.value is not None:
             files.add(record.value.data)
     store = core.store
@@ -98,17 +92,6 @@ def report(core: LocalScheduler, around: Surroundings, query: Query) -> NodeMemo
         processes=list(_processes(core, around)),
         objects=_objects(core, around, query),
     )
-
-
-def state_of(record: ObjectRecord) -> ObjectState:
-    """Return where an object's value is."""
-    return "pending" if record.value is None else _STATES[record.value.kind]
-
-
-def size_of(record: ObjectRecord) -> int:
-    """Return the bytes of an object's value."""
-    value = record.value
-    return 0 if value is None else value.size or len(value.data)
 
 
 # --- processes ----------------------------------------------------------------------------
@@ -144,9 +127,9 @@ def _processes(core: LocalScheduler, around: Surroundings) -> Iterator[ProcessMe
             label.name,
             around.private(label.pid),
             len(held),
-            sum(size_of(records[each]) for each in held),
+            sum(records[each].size for each in held),
             len(pinned),
-            sum(map(size_of, pinned)),
+            sum(record.size for record in pinned),
         )
 
 
@@ -158,7 +141,7 @@ def _read_by(core: LocalScheduler, process: ProcessNumber) -> list[ObjectRecord]
         for task in worker.queue.values():
             told.update(task.spec.dependencies)
     records = [core.objects.records[each] for each in told if each in core.objects.records]
-    return [record for record in records if state_of(record) == "shared_memory"]
+    return [record for record in records if record.state == "shared_memory"]
 
 
 # --- objects ------------------------------------------------------------------------------
@@ -168,7 +151,7 @@ def _objects(core: LocalScheduler, around: Surroundings, query: Query) -> list[O
     chosen = _choose(core.objects.records, query)
     holders = _Found(chosen)
     pinned = _Found(
-        [object_id for object_id, record in chosen.items() if state_of(record) == "shared_memory"]
+        [object_id for object_id, record in chosen.items() if record.state == "shared_memory"]
     )
     labels = {process: _label(core, around, process) for process in core.objects.held}
     for process, held in core.objects.held.items():
@@ -188,8 +171,8 @@ def _objects(core: LocalScheduler, around: Surroundings, query: Query) -> list[O
     return [
         ObjectMemory(
             object_id.hex(),
-            size_of(record),
-            state_of(record),
+            record.size,
+            record.state,
             _maker(labels, record),
             around.call_sites.get(object_id, ""),
             record.count,
@@ -212,7 +195,7 @@ def _choose(
 
 
 def _by_size(item: tuple[ObjectID, ObjectRecord]) -> int:
-    return size_of(item[1])
+    return item[1].size
 
 
 def _by_holders(item: tuple[ObjectID, ObjectRecord]) -> int:

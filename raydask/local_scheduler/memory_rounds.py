@@ -12,7 +12,7 @@ from raydask.local_scheduler.memory_gauge import MemoryGauge
 from raydask.local_scheduler.memory_watch import MemorySettings
 from raydask.local_scheduler.process_memory import private_memory
 from raydask.local_scheduler.state import LocalScheduler
-from raydask.object_store.backing import usable_memory
+from raydask.object_store.backing import memory_of_a_worker
 
 _URGENT_SECONDS = 0.05
 
@@ -21,7 +21,7 @@ def memory_settings(config: Config, arena_size: int, cpus: int) -> MemorySetting
     """Return what the core is to know of the settings."""
     limit = config.worker_memory_limit
     if limit < 0:
-        limit = max(0, usable_memory(config.memory_limit) - arena_size) // cpus
+        limit = memory_of_a_worker(config.memory_limit, arena_size, cpus)
     return MemorySettings(limit, config.memory_usage_threshold)
 
 

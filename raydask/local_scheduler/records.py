@@ -19,12 +19,13 @@ from raydask.ids import (
     task_of,
 )
 from raydask.task import TaskKind, TaskSpec, TaskTemplate
+from raydask.wire.memory import ObjectState
 from raydask.wire.messages import ActorState, ObjectValue, ValueKind
 
 UNKNOWN_COST = 1000.0
 """Seconds a task counts for when its duration is unknown or it must be alone in its worker."""
 
-_OBJECT_STATES: dict[int, tables.ObjectState] = {
+_OBJECT_STATES: dict[int, ObjectState] = {
     ValueKind.INLINE: "inline",
     ValueKind.STORED: "shared_memory",
     ValueKind.ERROR: "error",
@@ -217,20 +218,30 @@ class ObjectRecord:
         self.waiters: dict[ProcessNumber, None] | None = None
         self.watchers: dict[ProcessNumber, None] | None = None
 
+    @property
+    def state(self) -> ObjectState:
+        """Where its value is."""
+        return "pending" if self.value is None else _OBJECT_STATES[self.value.kind]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its value; 0 while there is none."""
+        value = self.value
+        return 0 if value is None else value.size or len(value.data)
+
     def document(self) -> bytes:
         """Return the object's entry in the control state."""
         value = self.value
         home = int(home_of(self.object_id))
         entry = tables.ObjectEntry(
             id=self.object_id.hex(),
-            state="pending" if value is None else _OBJECT_STATES[value.kind],
+            state=self.state,
             home=home,
+            size=self.size,
             task=task_of(self.object_id).hex(),
         )
-        if value is not None:
-            entry.size = value.size or len(value.data)
-            if value.kind in (ValueKind.STORED, ValueKind.SPILLED):
-                entry.locations = [home]
+        if value is not None and value.kind in (ValueKind.STORED, ValueKind.SPILLED):
+            entry.locations = [home]
         return tables.encode(entry)
 
 

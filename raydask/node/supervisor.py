@@ -51,7 +51,7 @@ from raydask.config import SessionOptions
 from raydask.control.redis_server import RedisServer
 from raydask.errors import RaydaskError
 from raydask.node.sweep import lock_session, sweep
-from raydask.object_store.backing import Backing, usable_memory
+from raydask.object_store.backing import Backing, memory_of_a_worker
 from raydask.session_folder import (
     GLOBAL_SOCKET,
     LATEST,
@@ -142,9 +142,8 @@ class Supervisor:
         """Return how much freed heap each worker keeps: little where memory is scarce."""
         from raydask.node.process import offered_resources
 
-        units = offered_resources(self._options).get("CPU", 0)
-        memory = usable_memory(self._options.config.memory_limit) - arena
-        return heap_to_keep(memory * RESOURCE_UNIT // max(units, RESOURCE_UNIT))
+        cpus = max(1, offered_resources(self._options).get("CPU", 0) // RESOURCE_UNIT)
+        return heap_to_keep(memory_of_a_worker(self._options.config.memory_limit, arena, cpus))
 
     def _fork_global(self) -> None:
         def run() -> None:

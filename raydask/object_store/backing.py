@@ -215,6 +215,21 @@ def usable_memory(limit: int) -> int:
     return min(limit, memory_limit()) if limit else memory_limit()
 
 
+def memory_of_a_worker(limit: int, arena: int, cpus: int) -> int:
+    """Return each worker's equal share, in bytes, of what an arena leaves of the memory.
+
+    Parameters
+    ----------
+    limit : int
+        The setting ``memory_limit``.
+    arena : int
+        Bytes.
+    cpus : int
+        How many workers run at once.
+    """
+    return max(0, usable_memory(limit) - arena) // cpus
+
+
 def limited_cgroups(root: Path = Path("/")) -> list[tuple[Path, int]]:
     """Return the cgroups above this process that limit its memory, and to how many bytes.
 

@@ -237,7 +237,7 @@ class SimulatedCluster:
 
     def _receive(self, process: Process, message: Any) -> None:
         if process.number in self.processes:
-            event = _event_of(process.number, message)
+            event = event_of(process.number, message)
             if event is not None:
                 self.handle(event)
 
@@ -473,7 +473,7 @@ def _closure() -> dict[TaskState, frozenset[TaskState]]:
 _REACHABLE = _closure()
 
 
-def _event_of(process: ProcessNumber, message: Any) -> events.Event | None:
+def event_of(process: ProcessNumber, message: Any) -> events.Event | None:
     """Return the event that a message is, as the node's server has it."""
     if isinstance(message, wire.Submit):
         return events.TasksSubmitted(process, message.templates, message.specs)

@@ -19,7 +19,7 @@ _SHARE_KEPT = 16
 
 def heap_to_keep(worker_memory: int) -> int:
     """Return how many bytes of freed heap a worker keeps that may use `worker_memory` bytes."""
-    return min(_MOST_KEPT, max(worker_memory, 0) // _SHARE_KEPT)
+    return min(_MOST_KEPT, worker_memory // _SHARE_KEPT)
 
 
 def keep_freed_memory(most: int) -> None:

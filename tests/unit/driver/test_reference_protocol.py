@@ -22,7 +22,7 @@ from raydask.ids import FunctionID, ObjectID, ProcessNumber, return_id
 from raydask.local_scheduler import actions, events
 from raydask.local_scheduler.tasks import OPEN
 from raydask.task import TaskTemplate
-from raydask.wire import messages as wire
+from raydask.testing.cluster import event_of
 from raydask.wire.framing import encode
 from raydask.wire.messages import ObjectValue, TaskStatus
 from tests.unit.driver.peers import ERROR, INLINE, SIZE, STORED, Peer
@@ -121,9 +121,11 @@ class Protocol(RuleBasedStateMachine):
 
     def arrive(self, peer: Peer) -> None:
         """Let the next message of a process arrive at the node."""
-        event = event_of(peer.number, peer.to_node.messages.popleft())
-        if event is not None:
-            self.tell(event)
+        # A real connection would have encoded it: nothing of it is shared with the sender.
+        message = copy.deepcopy(peer.to_node.messages.popleft())
+        event = event_of(peer.number, message)
+        assert event is not None, f"nobody sends {message!r}"
+        self.tell(event)
 
     # --- who and what ---------------------------------------------------------------------
 
@@ -378,29 +380,6 @@ class Protocol(RuleBasedStateMachine):
         for peer in self.peers.values():
             assert not peer.table.counts and not peer.table.told and not peer.table.in_use
             assert not peer.mailbox.values
-
-
-def event_of(process: ProcessNumber, message: Any) -> events.Event | None:
-    """Return the event that a message is, as the node's server has it."""
-    # A real connection would have encoded it: nothing of it is shared with the sender.
-    message = copy.deepcopy(message)
-    if isinstance(message, wire.Submit):
-        return events.TasksSubmitted(process, message.templates, message.specs)
-    if isinstance(message, wire.Get):
-        return events.ValuesRequested(process, message.object_ids, False, [])
-    if isinstance(message, wire.Release):
-        return events.ObjectsReleased(process, message.object_ids)
-    if isinstance(message, wire.Acquire):
-        return events.ObjectsAcquired(process, message.object_ids)
-    if isinstance(message, wire.Pin):
-        return events.ObjectsPinned(process, message.object_ids)
-    if isinstance(message, wire.Unpin):
-        return events.ObjectsUnpinned(process, message.object_ids)
-    if isinstance(message, wire.Put):
-        return events.ObjectsPut(process, process, message.values)
-    if isinstance(message, wire.Results):
-        return events.TasksEnded(process, message.results)
-    raise AssertionError(f"nobody sends {message!r}")
 
 
 TestProtocol = Protocol.TestCase
