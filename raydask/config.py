@@ -22,6 +22,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     inline_limit : int
         Bytes up to which a value travels in messages and lives in the node's memory.
+    inline_share : float
+        What such values may be together there, as a part of the object store's size; the oldest
+        are moved to the object store beyond that.
     slab_size : int
         Bytes of the regions from which processes make small stored objects.
     object_store_folder : str
@@ -72,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     inline_limit: int = 100_000
+    inline_share: float = 0.1
     slab_size: int = 8 << 20
     object_store_folder: str = ""
     spill_folder: str = ""

@@ -28,6 +28,7 @@ from raydask.driver.mailbox import Mailbox
 from raydask.driver.object_ref import ObjectRef, new_ref
 from raydask.driver.outbox import Outbox
 from raydask.driver.references import ReferenceTable, Use
+from raydask.driver.replies import OnReply, Replies
 from raydask.driver.values import ValueCodec
 from raydask.errors import ClusterUnavailableError, GetTimeoutError, UsageError
 from raydask.ids import (
@@ -63,6 +64,7 @@ from raydask.wire.messages import (
     Ready,
     Reply,
     Request,
+    RetireRegions,
     Unblocked,
     ValueKind,
     Values,
@@ -129,16 +131,14 @@ class Session:
         self.actors = ActorCaller(self)
         self.references.on_escape = self._escape
         self.observers: dict[TaskID, Callable[[TaskID, int], None]] = {}
-        self._request_numbers = itertools.count(1).__next__
-        self._replies: dict[int, Reply] = {}
-        self._when_answered: dict[int, Callable[[], None]] = {}
+        self._replies = Replies()
         self._template_numbers = itertools.count().__next__
         self._exported: set[FunctionID] = set()
         self._export_lock = threading.Lock()
         self.handlers: dict[type, Callable[[Any], None]] = {
             Values: self._on_values,
             Ready: self._on_ready,
-            Reply: self._on_reply,
+            Reply: self._replies.deliver,
             LogLines: _print_lines,
             Notice: _print_notice,
             Progress: self._on_progress,
@@ -480,8 +480,23 @@ class Session:
 
     # --- requests -------------------------------------------------------------------------
 
-    def request(self, operation: str, payload: object, result: type[T]) -> T:
+    def request(
+        self,
+        operation: str,
+        payload: object,
+        result: type[T],
+        unclaimed: OnReply = lambda reply: None,
+    ) -> T:
         """Ask the node for a rare operation and return its reply.
+
+        Parameters
+        ----------
+        operation : str
+        payload : object
+        result : type
+            What the reply is.
+        unclaimed : callable
+            Takes the reply if this is interrupted.
 
         Raises
         ------
@@ -489,10 +504,15 @@ class Session:
             What the node answered with.
         """
         self.check_lost()
-        number = self._request_numbers()
-        self._send_now(Request(number, operation, msgspec.msgpack.encode(payload)))
-        self.hub.wait_until(lambda: number in self._replies or self.lost is not None, None)
-        reply = self._replies.pop(number, None)
+        replies = self._replies
+        number = replies.next_number()
+        try:
+            self._send_now(Request(number, operation, msgspec.msgpack.encode(payload)))
+            self.hub.wait_until(lambda: number in replies or self.lost is not None, None)
+        except BaseException:  # an interrupt, for one
+            replies.call_back(number, unclaimed)
+            raise
+        reply = replies.take(number)
         if reply is None:
             assert self.lost is not None
             raise self.lost
@@ -502,13 +522,19 @@ class Session:
 
     def after_node(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the node has read everything that was said before this."""
-        number = self._request_numbers()
-        self._when_answered[number] = callback
+        number = self._replies.next_number()
+        self._replies.call_back(number, lambda reply: callback())
         self.outbox.add(Request(number, "barrier", msgspec.msgpack.encode(None)))
         self.hub.arm()
 
     def _request_region(self, size: int) -> int:
-        return self.request("region", size, int)
+        def give_back(reply: Reply) -> None:
+            if not reply.error:
+                offset = msgspec.msgpack.decode(reply.payload, type=int)
+                self.outbox.add(RetireRegions([(offset, size)]))
+                self.hub.arm()
+
+        return self.request("region", size, int, give_back)
 
     # --- incoming -------------------------------------------------------------------------
 
@@ -518,13 +544,6 @@ class Session:
 
     def _on_ready(self, message: Ready) -> None:
         self.mailbox.mark_ready(message.object_ids)
-
-    def _on_reply(self, message: Reply) -> None:
-        callback = self._when_answered.pop(message.number, None)
-        if callback is None:
-            self._replies[message.number] = message
-        else:
-            callback()
 
     def _on_progress(self, message: Progress) -> None:
         for task_id, step in message.steps:

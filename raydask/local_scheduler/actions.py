@@ -74,6 +74,13 @@ class GiveBackMemory(NamedTuple):
     runs: list[tuple[int, int]]
 
 
+class FillMemory(NamedTuple):
+    """Write these bytes into the arena, before anything else is done."""
+
+    offset: int
+    data: bytes
+
+
 class AnswerRegion(NamedTuple):
     """Answer a request for room: with its offset, or with a serialized error."""
 
@@ -99,6 +106,7 @@ Action = (
     | WriteSpillFile
     | DeleteSpillFile
     | GiveBackMemory
+    | FillMemory
     | AnswerRegion
     | RetireWorker
     | MeasureWorker

@@ -5,7 +5,8 @@ An object exists while something holds it.  Holders are processes (each counts o
 functions whose closure refers to it, and objects that contain its ref.  When the last
 holder goes, the value goes, and with it the hold on what it contains.
 
-A value that nobody holds any more when it comes is freed at once.
+A value that nobody holds any more when it comes is freed at once.  Values in a circle, each of
+which contains the next one's ref, hold one another: `free_circles` finds them at the end of a job.
 
 To hold an object is not to read it.  A stored object may be moved to disk while it is held,
 but not while anybody reads it where it is: it is *pinned* once for each time that a process
@@ -15,11 +16,15 @@ inputs, from the task's assignment to its end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 from raydask.control.write_behind_state import Journal
 from raydask.errors import ObjectLostError, OwnerDiedError
 from raydask.ids import ObjectID, ProcessNumber
+from raydask.local_scheduler.actions import FillMemory
+from raydask.local_scheduler.inline_values import LEAST_COUNTED, InlineValues
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import ObjectRecord, TaskRecord
 from raydask.object_store.spilled import Evicted
@@ -27,9 +32,12 @@ from raydask.object_store.state import StoreState
 from raydask.serialization import serialize_error
 from raydask.wire.messages import ObjectValue, ValueKind
 
+_INLINE = int(ValueKind.INLINE)
 _STORED = int(ValueKind.STORED)
 _SPILLED = int(ValueKind.SPILLED)
 _ERROR = int(ValueKind.ERROR)
+_NODE_ITSELF = ProcessNumber(0)
+"""As a client of the store; processes are numbered from 1."""
 
 
 class ObjectTable:
@@ -39,6 +47,8 @@ class ObjectTable:
     ----------
     store : StoreState
         Where the stored ones are.
+    inline_limit : int
+        Bytes that inline values may be together.
     outgoing : Outgoing
     journal : Journal
     on_task_forgotten : callable
@@ -49,6 +59,7 @@ class ObjectTable:
     Attributes
     ----------
     records : dict of ObjectID to ObjectRecord
+    inline : InlineValues
     held : dict of ProcessNumber to set of ObjectID
     pins : dict of ProcessNumber to dict of ObjectID to int
         How often each process was told an object's place and has not given it back.
@@ -57,6 +68,7 @@ class ObjectTable:
     def __init__(
         self,
         store: StoreState,
+        inline_limit: int,
         outgoing: Outgoing,
         journal: Journal,
         on_task_forgotten: Callable[[TaskRecord], None],
@@ -68,6 +80,7 @@ class ObjectTable:
         self._on_task_forgotten = on_task_forgotten
         self._on_unblocked = on_unblocked
         self.records: dict[ObjectID, ObjectRecord] = {}
+        self.inline = InlineValues(inline_limit)
         self.held: dict[ProcessNumber, set[ObjectID]] = {}
         self.pins: dict[ProcessNumber, dict[ObjectID, int]] = {}
         self._promised: dict[ObjectID, ProcessNumber] = {}
@@ -159,6 +172,8 @@ class ObjectTable:
             if value is not None:
                 if value.kind in (_STORED, _SPILLED):
                     self._store.free(object_id)
+                elif len(value.data) >= LEAST_COUNTED:
+                    self.inline.discard(object_id)
                 for nested in value.nested:
                     inner = self.records.get(nested)
                     if inner is not None:
@@ -170,6 +185,41 @@ class ObjectTable:
                 task.live -= 1
                 if not task.live:
                     self._on_task_forgotten(task)
+
+    def free_circles(self) -> None:
+        """Free values that nothing holds but one another, in circles of refs.
+
+        Counting does not find them.  Linear in the number of objects; called when a job ends.
+        """
+        records = self.records
+        inside = {
+            object_id: record.value.nested
+            for object_id, record in records.items()
+            if record.value is not None and record.value.nested
+        }
+        held_inside = Counter(chain.from_iterable(inside.values()))
+        suspects = {
+            object_id
+            for object_id, times in held_inside.items()
+            if object_id in records
+            and records[object_id].value is not None
+            and records[object_id].count == times
+        }
+        held = [
+            nested
+            for object_id, contained in inside.items()
+            if object_id not in suspects
+            for nested in contained
+        ]
+        while held:
+            object_id = held.pop()
+            if object_id in suspects:
+                suspects.remove(object_id)
+                held.extend(inside.get(object_id, ()))
+        for object_id in suspects:
+            record = records.get(object_id)
+            if record is not None:  # else it went with another one of its circle
+                self._free(record)
 
     # --- pins -----------------------------------------------------------------------------
 
@@ -207,18 +257,18 @@ class ObjectTable:
 
     def pin_inputs(self, task: TaskRecord) -> None:
         """Keep the stored inputs of a task where they are: a worker is told where."""
-        task.has_pins = True
+        pinned = []
         for object_id in task.spec.dependencies:
             value = self.records[object_id].value
             if value is not None and value.kind == _STORED:
                 self._store.pin(object_id)
+                pinned.append(object_id)
+        task.pinned = pinned
 
     def unpin_inputs(self, task: TaskRecord) -> None:
         """End what `pin_inputs` began, if it did."""
-        if not task.has_pins:
-            return
-        task.has_pins = False
-        for object_id in task.spec.dependencies:
+        pinned, task.pinned = task.pinned, ()
+        for object_id in pinned:
             self._end_pin(object_id)
 
     def _end_pin(self, object_id: ObjectID) -> None:
@@ -230,17 +280,29 @@ class ObjectTable:
     def spilled(self, evicted: list[Evicted], path: Callable[[int], str]) -> None:
         """Note objects that have left the arena and are read from their files from now on."""
         for each in evicted:
-            record = self.records[each.object_id]
-            assert record.value is not None
-            record.value = ObjectValue(
-                each.object_id,
-                _SPILLED,
-                path(each.file).encode(),
-                each.position,
-                each.size,
-                record.value.nested,
-            )
-            self._journal.put(each.object_id, record)
+            data = path(each.file).encode()
+            self._move(each.object_id, _SPILLED, data, each.position, each.size)
+
+    def store_oldest_inline(self) -> bool:
+        """Move the oldest inline value into the object store; say whether there was room."""
+        object_id = self.inline.oldest()
+        value = self.records[object_id].value
+        assert value is not None
+        size = len(value.data)
+        offset = self._store.grant(_NODE_ITSELF, size)
+        if offset is None:
+            return False
+        self._store.seal(_NODE_ITSELF, object_id, offset, size)
+        self._outgoing.actions.append(FillMemory(offset, value.data))
+        self.inline.discard(object_id)
+        self._move(object_id, _STORED, b"", offset, size)
+        return True
+
+    def _move(self, object_id: ObjectID, kind: int, data: bytes, offset: int, size: int) -> None:
+        record = self.records[object_id]
+        assert record.value is not None
+        record.value = ObjectValue(object_id, kind, data, offset, size, record.value.nested)
+        self._journal.put(object_id, record)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -285,6 +347,8 @@ class ObjectTable:
         for nested in value.nested:
             self.hold(nested)
         record.value = value
+        if len(value.data) >= LEAST_COUNTED and value.kind == _INLINE:
+            self.inline.add(object_id, len(value.data))
         self._journal.put(object_id, record)
         if record.waiters is not None or record.watchers is not None:
             self._tell(record, value)

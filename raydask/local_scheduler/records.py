@@ -6,6 +6,7 @@ Each record knows its own document in the control state; see ``raydask.control.t
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Any
 
 from raydask.control import tables
@@ -123,11 +124,11 @@ class TaskRecord:
         "deadline",
         "error",
         "finished",
-        "has_pins",
         "job",
         "key",
         "live",
         "missing",
+        "pinned",
         "retries",
         "spec",
         "started",
@@ -159,8 +160,8 @@ class TaskRecord:
         self.attempts = 0
         self.live = 0
         """How many of its returns exist, pending ones counted."""
-        self.has_pins = False
-        """Whether its stored inputs are pinned for it."""
+        self.pinned: Sequence[ObjectID] = ()
+        """Those of its inputs that are pinned for it, as often as it names them."""
         self.worker: WorkerRecord | None = None
         self.worker_pid = 0
         self.cost = 0.0

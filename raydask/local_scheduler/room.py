@@ -15,6 +15,9 @@ the store is below the *low watermark*, so that requests find room without waiti
 been written and is still unread leaves the arena at once; what is being read stays, and can
 leave later without being written again.
 
+What the node has of small values in its own memory is bounded by moving the oldest of them
+into the store, as far as it has room (module ``inline_values``).
+
 Requests are served in the order in which they came, so that a large one is not starved by
 small ones behind it.
 
@@ -60,11 +63,15 @@ class RoomSettings(NamedTuple):
         The watermarks, as parts of the store's capacity.
     patience : float
         Seconds that a request waits at most.
+    inline : float
+        What inline values may be together in the node's own memory, as a part of the store's
+        capacity.
     """
 
     high: float = 0.7
     low: float = 0.5
     patience: float = 30.0
+    inline: float = 0.1
 
 
 class _Request:
@@ -168,6 +175,10 @@ class Room:
         store = self._store
         if self._waiting:
             self._serve()
+        inline = self._objects.inline
+        while inline.excess and not self._waiting:
+            if not self._objects.store_oldest_inline():
+                break
         used = store.used
         if used > self._high:
             self._above = True

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from raydask.local_scheduler.actions import (
     AnswerRegion,
     DeleteSpillFile,
     EndProcess,
+    FillMemory,
     GiveBackMemory,
     KillWorker,
     MeasureWorker,
@@ -47,8 +47,8 @@ from raydask.local_scheduler.worker_pool import PoolSettings
 from raydask.object_store.spiller import Spiller
 from raydask.object_store.state import StoreState
 from raydask.task import RESOURCE_UNIT
-from raydask.version import VERSION
 from raydask.wire import messages as wire
+from raydask.wire.handshake import refusal_of
 from raydask.wire.loop_connection import FrameProtocol, OutputProtocol, PendingWrites
 
 _log = logging.getLogger("raydask.node")
@@ -133,7 +133,10 @@ class NodeServer:
             PoolSettings(idle, config.idle_worker_seconds, config.reclaim_after),
             self.store,
             RoomSettings(
-                config.store_high_watermark, config.store_low_watermark, config.store_full_seconds
+                config.store_high_watermark,
+                config.store_low_watermark,
+                config.store_full_seconds,
+                config.inline_share,
             ),
             Journals(
                 writer.table(schema.task_key),
@@ -171,6 +174,7 @@ class NodeServer:
             KillWorker: self._do_kill_worker,
             WriteSpillFile: self._do_write_spill_file,
             DeleteSpillFile: lambda action: self._spiller.delete(action.file),
+            FillMemory: lambda action: self._spiller.fill(action.offset, action.data),
             GiveBackMemory: lambda action: self._spiller.give_back(action.runs),
             AnswerRegion: self._do_answer_region,
             RetireWorker: self._do_retire_worker,
@@ -302,7 +306,7 @@ class NodeServer:
             protocol.close()
 
     def _welcome(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
-        refusal = self._refusal(hello)
+        refusal = refusal_of(hello)
         self._process_count += 1
         process = ProcessNumber(self._process_count)
         job = 0
@@ -340,20 +344,6 @@ class NodeServer:
             self._by_pid[hello.pid] = peer
             path = Path(self.identity.session) / "logs" / f"worker-{hello.pid}.log"
             peer.log = WorkerLog(path, self.config.log_bytes)
-
-    def _refusal(self, hello: wire.Hello) -> str:
-        if hello.version and hello.version != VERSION:
-            return (
-                f"this session runs raydask {VERSION} and the driver has {hello.version}; "
-                "install the same version in both"
-            )
-        ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if hello.python and hello.python != ours:
-            return (
-                f"this session runs on Python {ours} and the driver on {hello.python}; pickled "
-                "functions do not travel between them: use the same Python for both"
-            )
-        return ""
 
     def _control_connected(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
         peer = self.peers.get(ProcessNumber(hello.process))

@@ -101,7 +101,12 @@ class LocalScheduler:
         self._outgoing = Outgoing()
         self.store = store
         self.objects = ObjectTable(
-            store, self._outgoing, journals.objects, self._forget_task, self._value_came_to
+            store,
+            int(room_settings.inline * store.capacity),
+            self._outgoing,
+            journals.objects,
+            self._forget_task,
+            self._value_came_to,
         )
         self.pool = WorkerPool(
             settings, resources, pipeline, self.objects, self._outgoing, journals.tasks
@@ -110,6 +115,8 @@ class LocalScheduler:
         self._templates: dict[ProcessNumber, dict[int, TemplateRecord]] = {}
         self._template_count = 0
         self._jobs: dict[ProcessNumber, int] = {}
+        self._job_has_ended = False
+        """Since the last tick."""
         self._functions = FunctionTable(self.objects, journals.functions)
         self.pool.functions = self._functions.records
         self._passed_up = PassedUpTasks(node, self._outgoing, infeasible_seconds)
@@ -248,6 +255,7 @@ class LocalScheduler:
         if not any(actor.creation.job == job for actor in kept):
             self.pool.forget_job(job)
             self._functions.forget_job(job)
+            self._job_has_ended = True
 
     def _on_worker_left(self, event: events.WorkerLeft) -> None:
         worker = self.pool.workers.get(event.process)
@@ -268,6 +276,8 @@ class LocalScheduler:
                 own = verdict if verdict is not None and verdict.task is task else None
                 self._work.worker_died_with(task, cause, position == 0, own)
         self._leave(event.process)
+        if worker.job and worker.job not in self.pool.job_settings:
+            self._job_has_ended = True  # and with this worker the last that it held may have gone
         self.pool.refill()
 
     def _leave(self, process: ProcessNumber) -> None:
@@ -454,6 +464,9 @@ class LocalScheduler:
                 self._end_job(job)
         for task, error in self._passed_up.take_overdue(self._now):
             self._work.fail(task, error)
+        if self._job_has_ended:
+            self._job_has_ended = False
+            self.objects.free_circles()
 
     # --- actors ---------------------------------------------------------------------------
 

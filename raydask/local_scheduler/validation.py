@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from raydask.ids import ObjectID
+from raydask.local_scheduler.inline_values import LEAST_COUNTED
 from raydask.local_scheduler.records import TaskState, WorkerRecord
 from raydask.local_scheduler.state import LocalScheduler
 from raydask.task import RESOURCE_UNIT
@@ -139,9 +140,9 @@ def _store(core: LocalScheduler) -> Iterator[str]:
         pins.update(told)
     for worker in core.pool.workers.values():
         for task in worker.queue.values():
-            if task.has_pins:
-                pins.update(task.spec.dependencies)
+            pins.update(task.pinned)
     known = 0  # in memory
+    inline: dict[ObjectID, int] = {}
     for object_id, record in core.objects.records.items():
         kind = None if record.value is None else record.value.kind
         if kind == ValueKind.STORED:
@@ -151,10 +152,14 @@ def _store(core: LocalScheduler) -> Iterator[str]:
             elif core.store.pins(object_id) != pins[object_id]:
                 counted = core.store.pins(object_id)
                 yield f"object {object_id.hex()} counts {counted} pins of {pins[object_id]}"
+        elif kind == ValueKind.INLINE and record.size >= LEAST_COUNTED:
+            inline[object_id] = record.size
         elif kind == ValueKind.SPILLED and not core.store.is_spilled(object_id):
             yield f"object {object_id.hex()} is not on disk"
     if known != len(core.store):
         yield f"the store has {len(core.store)} objects in memory, and {known} are known"
+    if core.objects.inline.sizes != inline or core.objects.inline.size != sum(inline.values()):
+        yield "the inline values are counted wrongly"
     core.store.check()
 
 

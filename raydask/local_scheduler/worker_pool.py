@@ -411,7 +411,7 @@ class WorkerPool:
         worker.reclaiming = False
         if task.deadline:
             self._timed.pop(task.spec.task_id, None)
-        if task.has_pins:
+        if task.pinned:
             self._objects.unpin_inputs(task)
         if task.template.alone:
             self._count_call(worker, task.template.template)

@@ -122,6 +122,14 @@ class Spiller:
             for offset, size in runs:
                 self._punch(offset, size)
 
+    def fill(self, offset: int, data: bytes) -> None:
+        """Write `data` into the arena at `offset`; done when this returns."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            offset += written
+            view = view[written:]
+
     def close(self) -> None:
         """Stop writing and delete everything.  A second call does nothing."""
         thread, self._thread = self._thread, None

@@ -127,7 +127,7 @@ class SimulatedCluster:
             pipeline or Pipeline(0.004, self.pipeline_tasks),
             PoolSettings(cpus, 2.0, 0.05),
             self.store,
-            RoomSettings(patience=1.0),
+            RoomSettings(patience=1.0, inline=0.02),
             Journals(
                 self.tasks_journal, self.objects_journal, self.functions_journal, lambda event: None
             ),
@@ -139,6 +139,7 @@ class SimulatedCluster:
         self.started_workers = 0
         self.files: set[int] = set()
         self.spilled_files = 0
+        self.moved_values = 0
         self.runs: dict[TaskID, int] = {}
         self.submitted: set[TaskID] = set()
         self.errors: list[type[BaseException]] = []
@@ -285,6 +286,8 @@ class SimulatedCluster:
                 self._write(action.batch)
             elif isinstance(action, actions.GiveBackMemory):
                 self._give_back(action.runs, wanted)
+            elif isinstance(action, actions.FillMemory):
+                self.moved_values += 1
             elif isinstance(action, actions.DeleteSpillFile):
                 self.files.discard(action.file)
             elif isinstance(action, actions.RetireWorker):

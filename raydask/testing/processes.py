@@ -123,7 +123,7 @@ class Process:
         offset = self._region() if made.stored else None
         if offset is not None:
             return ObjectValue(object_id, _STORED, b"", offset, _SIZE, nested)
-        return ObjectValue(object_id, _INLINE, b"\x80", 0, 0, nested)
+        return ObjectValue(object_id, _INLINE, bytes(made.size), 0, 0, nested)
 
     def _region(self) -> int | None:
         """Return the offset of room for an object, None where it does not come at once.

@@ -41,10 +41,11 @@ class Wait(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A value that a program makes: the refs it contains, and whether it is a stored one."""
+    """A value that a program makes: the refs it contains, whether it is stored, else its bytes."""
 
     refs: Sequence[ObjectRef] = ()
     stored: bool = False
+    size: int = 1
 
 
 class Received:

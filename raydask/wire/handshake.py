@@ -1,10 +1,13 @@
-"""The first exchange on a connection to a node, as the process that connects sees it."""
+"""The first exchange on a connection to a node: what each end makes of what the other says."""
 
 from __future__ import annotations
 
+import sys
+
 from raydask.errors import ClusterUnavailableError
+from raydask.version import VERSION
 from raydask.wire.connection import BlockingConnection
-from raydask.wire.messages import Welcome
+from raydask.wire.messages import Hello, Welcome
 
 _ANSWER_SECONDS = 10.0
 
@@ -29,3 +32,19 @@ def await_welcome(connection: BlockingConnection) -> Welcome:
         connection.close()
         raise ClusterUnavailableError(welcome.refusal)
     return welcome
+
+
+def refusal_of(hello: Hello) -> str:
+    """Return why a node cannot work with the process that says this; empty if it can."""
+    if hello.version and hello.version != VERSION:
+        return (
+            f"this session runs raydask {VERSION} and the driver has {hello.version}; "
+            "install the same version in both"
+        )
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if hello.python and hello.python != ours:
+        return (
+            f"this session runs on Python {ours} and the driver on {hello.python}; pickled "
+            "functions do not travel between them: use the same Python for both"
+        )
+    return ""

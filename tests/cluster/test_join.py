@@ -9,7 +9,14 @@ import pytest
 
 import raydask
 from raydask.errors import TaskError, UsageError
-from tests.cluster.probes import connect_redis, driver, eventually, run_driver, usage
+from tests.cluster.probes import (
+    connect_redis,
+    driver,
+    eventually,
+    eventually_nothing_is_held,
+    run_driver,
+    usage,
+)
 
 JOIN = """
 import os, sys, time
@@ -229,3 +236,45 @@ def test_the_job_of_a_driver_is_recorded_with_its_end(cluster: str) -> None:
                 return f'"state":"{state}"' in (client.get(f"job:{job}") or "")
 
         eventually(found)
+
+
+def test_values_in_a_circle_end_with_their_driver(cluster: str) -> None:
+    eventually_nothing_is_held()
+    code, out, err = join(
+        """
+import threading
+from raydask.util import memory_report
+
+@raydask.remote(max_concurrency=2)
+class Exchange:
+    def __init__(self):
+        self.refs = None
+        self.has_come = threading.Event()
+    def leave(self, refs):
+        self.refs = refs
+        self.has_come.set()
+    def take(self):
+        self.has_come.wait()
+        refs, self.refs = self.refs, None
+        return refs
+
+@raydask.remote
+def contain(exchange):
+    return [bytes(500_000), *raydask.get(exchange.take.remote())]
+
+exchange = Exchange.remote()
+ref = contain.remote(exchange)
+exchange.leave.remote([ref])
+value = raydask.get(ref)
+assert value[1] == ref
+oid = ref.hex()
+del ref, value
+held = lambda: {each.id: each.holders for each in memory_report(limit=None).nodes[0].objects}
+while any(each.role != "object" for each in held()[oid]):
+    time.sleep(0.01)
+print([each.id == oid for each in held()[oid]])
+""",
+        cluster,
+    )
+    assert (code, out, err) == (0, "[True]\n", "")
+    eventually_nothing_is_held()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 import raydask
 from raydask.errors import ObjectStoreFullError, OutOfDiskError
 from raydask.graph import GraphTask, Output, submit_graph
+from raydask.util import memory_report
 from tests.cluster.probes import Gate, eventually, eventually_nothing_is_held
 
 MEGABYTE = 1 << 20
@@ -52,6 +54,20 @@ def array_of(megabytes: int, value: int) -> Any:
 @raydask.remote
 def make(megabytes: int, value: int) -> Any:
     return array_of(megabytes, value)
+
+
+def blob_of(number: int) -> bytes:
+    return number.to_bytes(4, "big") * 20_000
+
+
+@raydask.remote
+def blob(number: int) -> bytes:
+    return blob_of(number)
+
+
+@raydask.remote
+def length(data: bytes) -> int:
+    return len(data)
 
 
 @raydask.remote
@@ -156,6 +172,43 @@ def test_who_makes_an_object_waits_for_room(start: Start, tmp_path: Path) -> Non
     assert int(raydask.get(made.pop())[0]) == 9
     gate.open()
     raydask.get(busy)
+
+
+def test_room_that_an_interrupted_put_waited_for_is_given_back(
+    start: Start, tmp_path: Path
+) -> None:
+    start(store_high_watermark=0.9)
+    gate = Gate(tmp_path)
+    busy = raydask.remote(Gate.wait).remote(gate)
+    views = [raydask.get(raydask.put(array_of(16, value))) for value in range(3)]
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            raydask.put(array_of(24, 9))
+    finally:
+        interrupt.join()
+        signal.signal(signal.SIGINT, before)
+    views.clear()
+    gate.open()
+    raydask.get(busy)
+    eventually(lambda: memory_report().nodes[0].unsealed == 0)
+    assert int(raydask.get(raydask.put(array_of(56, 9)))[0]) == 9
+
+
+def test_many_small_results_leave_the_nodes_own_memory(start: Start) -> None:
+    session = start()
+    refs = [blob.remote(number) for number in range(2000)]
+    raydask.wait(refs, num_returns=len(refs), timeout=60)
+    node = memory_report().nodes[0]
+    assert node.inline <= STORE // 10
+    assert node.totals["inline"].count + node.totals["spilled"].count < len(refs)
+    assert spill_files(session), "160 MB do not fit into the store either"
+    assert raydask.get(refs) == [blob_of(number) for number in range(2000)]
+    lengths = raydask.get([length.remote(ref) for ref in refs])
+    assert lengths == [len(blob_of(number)) for number in range(2000)]
 
 
 def test_a_store_full_of_what_is_looked_at_is_refused(start: Start) -> None:

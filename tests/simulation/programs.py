@@ -88,7 +88,8 @@ ACTORS = (ACTOR, RESTARTING, BROKEN)
 def made_of(rng: random.Random, refs: Sequence[ObjectRef]) -> Made:
     """A value that contains some of the refs."""
     count = rng.choice((0, 0, 0, 1, 2))
-    return Made(rng.sample(list(refs), min(count, len(refs))), stored=rng.random() < 0.3)
+    stored = rng.random() < 0.3
+    return Made(rng.sample(list(refs), min(count, len(refs))), stored, rng.choice((1, 50_000)))
 
 
 def leaf(context: Context, given: Given) -> Run:

@@ -128,6 +128,7 @@ def test_history_in_a_small_store(seed: int) -> None:
     run_to_the_end(cluster, drivers)
 
     assert cluster.spilled_files > 0
+    assert cluster.moved_values > 0
     assert_nothing_is_left(cluster, drivers)
 
 

@@ -120,10 +120,13 @@ class Node:
         self.tell(events.ActorWasPlaced(ActorID(task_id), 1))
 
     def put(
-        self, process: ProcessNumber = DRIVER, nested: list[ObjectID] | None = None
+        self,
+        process: ProcessNumber = DRIVER,
+        nested: list[ObjectID] | None = None,
+        data: bytes = b"x",
     ) -> ObjectID:
         object_id = IDS.next_put_id()
-        value = ObjectValue(object_id, 0, b"x", nested=nested or [])
+        value = ObjectValue(object_id, 0, data, nested=nested or [])
         self.tell(events.ObjectsPut(process, process, [value]))
         return object_id
 

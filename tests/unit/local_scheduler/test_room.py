@@ -7,7 +7,13 @@ from typing import Any
 from raydask.errors import ObjectStoreFullError, OutOfDiskError
 from raydask.ids import ObjectID, ProcessNumber
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import AnswerRegion, DeleteSpillFile, Send, WriteSpillFile
+from raydask.local_scheduler.actions import (
+    AnswerRegion,
+    DeleteSpillFile,
+    FillMemory,
+    Send,
+    WriteSpillFile,
+)
 from raydask.serialization import deserialize_error
 from raydask.wire.messages import Notice, ObjectValue, ValueKind, Values
 from tests.unit.local_scheduler.node import DRIVER, IDS, Node
@@ -233,3 +239,97 @@ def test_memory_that_is_not_the_processes_own_cuts_it_off() -> None:
     stored = ObjectValue(object_id, int(ValueKind.STORED), b"", 0, MEGABYTE)
     store.tell(events.ObjectsPut(DRIVER, DRIVER, [stored]))
     assert store.read(object_id).kind == ValueKind.ERROR
+
+
+# --- small values in the node's own memory ------------------------------------------------------
+
+SMALL = 100_000
+MOST = STORE // 10 // SMALL
+"""How many of them the node keeps: a tenth of the store."""
+
+
+def put_small(store: Store, count: int) -> list[ObjectID]:
+    return [store.put(data=bytes([number]) * SMALL) for number in range(count)]
+
+
+def test_small_values_stay_with_the_node_while_they_are_few() -> None:
+    store = Store()
+    objects = put_small(store, MOST)
+    assert store.take(FillMemory) == []
+    assert store.read(objects[0]).kind == ValueKind.INLINE
+
+
+def test_beyond_that_the_oldest_move_to_the_store() -> None:
+    store = Store()
+    objects = put_small(store, MOST + 2)
+    filled = store.take(FillMemory)
+    assert [each.data for each in filled] == [bytes([0]) * SMALL, bytes([1]) * SMALL]
+    values = [store.read(object_id) for object_id in objects[:3]]
+    assert [value.kind for value in values] == [
+        ValueKind.STORED,
+        ValueKind.STORED,
+        ValueKind.INLINE,
+    ]
+    assert [(value.offset, value.size) for value in values[:2]] == [
+        (each.offset, SMALL) for each in filled
+    ]
+
+
+def test_a_moved_value_keeps_what_it_contains() -> None:
+    store = Store()
+    inner = store.put()
+    outer = store.put(nested=[inner], data=bytes(SMALL))
+    put_small(store, MOST)
+    store.release(inner)
+    value = store.read(outer)
+    assert value.kind == ValueKind.STORED
+    assert value.nested == [inner]
+    store.release(outer)
+    assert inner not in store.core.objects.records
+
+
+def test_what_has_gone_makes_room_for_others() -> None:
+    store = Store()
+    for _ in range(3):
+        store.release(*put_small(store, MOST))
+    assert store.take(FillMemory) == []
+
+
+def test_values_of_less_than_a_page_stay() -> None:
+    store = Store()
+    for _ in range(400):
+        store.put(data=bytes(4000))
+    assert store.take(FillMemory) == []
+
+
+def test_a_moved_value_is_spilled_like_any_other() -> None:
+    store = Store()
+    (first, *_) = put_small(store, MOST + 1)
+    for _ in range(8):
+        store.store_one(1)
+    assert first in store.finish_writing()
+    assert store.read(first).kind == ValueKind.SPILLED
+
+
+def test_a_full_store_leaves_them_where_they_are() -> None:
+    store = Store()
+    for _ in range(10):
+        store.read(store.store_one(1))
+    objects = put_small(store, MOST + 1)
+    assert store.take(FillMemory) == []
+    assert store.read(objects[0]).kind == ValueKind.INLINE
+
+
+def test_an_input_that_moves_under_a_task_was_not_pinned_for_it() -> None:
+    store = Store()
+    store.workers(3)
+    first = store.put(data=bytes(SMALL))
+    task = store.submit(dependencies=[first])
+    assert store.given(3) == [task]
+    put_small(store, MOST)
+    store.end(3, task)
+    assert store.core.store.pins(first) == 0
+    later = store.submit(dependencies=[first])
+    assert store.core.store.pins(first) == 1
+    store.end(3, later)
+    assert store.core.store.pins(first) == 0
