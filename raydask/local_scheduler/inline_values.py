@@ -11,6 +11,8 @@ of such an object and of its task take as much memory as the value.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from raydask.ids import ObjectID
 from raydask.object_store.arena import ALIGNMENT
 
@@ -21,30 +23,20 @@ LEAST_COUNTED = ALIGNMENT
 class InlineValues:
     """Which inline values a node has, in the order in which they came.
 
-    Parameters
-    ----------
-    limit : int
-        Bytes that they may be together.
-
     Attributes
     ----------
     size : int
         Bytes that they are.
-    sizes : dict of ObjectID to int
+    sizes : OrderedDict of ObjectID to int
         Bytes of each, by age.
     """
 
-    __slots__ = ("_limit", "size", "sizes")
+    __slots__ = ("size", "sizes")
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.sizes: dict[ObjectID, int] = {}
+    def __init__(self) -> None:
+        # A plain dict would search past all that was taken from its front.
+        self.sizes: OrderedDict[ObjectID, int] = OrderedDict()
         self.size = 0
-
-    @property
-    def excess(self) -> bool:
-        """Whether they are more than they may be."""
-        return self.size > self._limit
 
     def add(self, object_id: ObjectID, size: int) -> None:
         """Note a value of `size` bytes, `LEAST_COUNTED` or more."""

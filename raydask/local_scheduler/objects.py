@@ -47,8 +47,6 @@ class ObjectTable:
     ----------
     store : StoreState
         Where the stored ones are.
-    inline_limit : int
-        Bytes that inline values may be together.
     outgoing : Outgoing
     journal : Journal
     on_task_forgotten : callable
@@ -68,7 +66,6 @@ class ObjectTable:
     def __init__(
         self,
         store: StoreState,
-        inline_limit: int,
         outgoing: Outgoing,
         journal: Journal,
         on_task_forgotten: Callable[[TaskRecord], None],
@@ -80,7 +77,7 @@ class ObjectTable:
         self._on_task_forgotten = on_task_forgotten
         self._on_unblocked = on_unblocked
         self.records: dict[ObjectID, ObjectRecord] = {}
-        self.inline = InlineValues(inline_limit)
+        self.inline = InlineValues()
         self.held: dict[ProcessNumber, set[ObjectID]] = {}
         self.pins: dict[ProcessNumber, dict[ObjectID, int]] = {}
         self._promised: dict[ObjectID, ProcessNumber] = {}

@@ -117,6 +117,7 @@ class Room:
         self._settings = settings
         self._high = int(settings.high * store.capacity)
         self._low = int(settings.low * store.capacity)
+        self._inline = int(settings.inline * store.capacity)
         self._store = store
         self._objects = objects
         self._outgoing = outgoing
@@ -176,7 +177,7 @@ class Room:
         if self._waiting:
             self._serve()
         inline = self._objects.inline
-        while inline.excess and not self._waiting:
+        while inline.size > self._inline and not self._waiting:
             if not self._objects.store_oldest_inline():
                 break
         used = store.used

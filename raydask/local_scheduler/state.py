@@ -101,12 +101,7 @@ class LocalScheduler:
         self._outgoing = Outgoing()
         self.store = store
         self.objects = ObjectTable(
-            store,
-            int(room_settings.inline * store.capacity),
-            self._outgoing,
-            journals.objects,
-            self._forget_task,
-            self._value_came_to,
+            store, self._outgoing, journals.objects, self._forget_task, self._value_came_to
         )
         self.pool = WorkerPool(
             settings, resources, pipeline, self.objects, self._outgoing, journals.tasks
