@@ -17,6 +17,7 @@ import importlib
 import io
 import pickle
 import sys
+import types
 from collections import ChainMap
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,9 @@ _ADAPTERS = {
 
 _REUSED_LIMIT = 1 << 16
 """Bytes of the largest pickle after which a pickler is used again: its memo only grows."""
+
+_NO_FILE = "<dynamic-code>"
+"""What cloudpickle writes in the place of a file's name."""
 
 _reducers: dict[Any, Callable[[Any], Any]] = {}
 _dispatch_table: dict[Any, Callable[[Any], Any]] = {}
@@ -110,10 +114,25 @@ def cloud_dumps(value: object) -> Pickled:
     Exception
         Whatever a value that cannot be pickled raises.
     """
-    target = io.BytesIO()
     buffers: list[pickle.PickleBuffer] = []
-    _cloud_pickler()(target, protocol=5, buffer_callback=buffers.append).dump(value)
-    return target.getvalue(), buffers
+    return _cloud_dump(value, buffer_callback=buffers.append), buffers
+
+
+def code_dumps(function: object) -> bytes:
+    """Pickle a function or class with cloudpickle, with whatever it refers to, in one piece.
+
+    Raises
+    ------
+    Exception
+        Whatever raises that it refers to and that cannot be pickled.
+    """
+    return _cloud_dump(function)
+
+
+def _cloud_dump(value: object, **options: Any) -> bytes:
+    target = io.BytesIO()
+    _cloud_pickler()(target, protocol=5, **options).dump(value)
+    return target.getvalue()
 
 
 @functools.cache
@@ -122,7 +141,22 @@ def _cloud_pickler() -> Any:
 
     theirs = cloudpickle.CloudPickler
     table = ChainMap(_reducers, theirs.dispatch_table)
-    return type("CloudPickler", (theirs,), {"dispatch_table": table})
+    reduce_code = functools.partial(_reduce_code, theirs.dispatch_table[types.CodeType])
+    return type(
+        "CloudPickler",
+        (theirs,),
+        {"dispatch_table": ChainMap({types.CodeType: reduce_code}, table)},
+    )
+
+
+def _reduce_code(reduce: Callable[[Any], Any], code: types.CodeType) -> Any:
+    """Reduce code as cloudpickle does, but with the name of its file.
+
+    cloudpickle leaves it out since version 3.1.3, so that pickles are the same wherever a function
+    was defined. Without it a traceback from a worker shows no line of the function.
+    """
+    make, arguments = reduce(code)
+    return make, tuple(code.co_filename if each == _NO_FILE else each for each in arguments)
 
 
 def _refresh() -> None:

@@ -33,7 +33,7 @@ from typing import Any
 
 from raydask.errors import RaydaskError, TaskError, task_error
 from raydask.ids import ObjectID
-from raydask.pickling import cloud_dumps, plain_dumps
+from raydask.pickling import cloud_dumps, code_dumps, plain_dumps
 
 BUFFER_ALIGNMENT = 64
 """Bytes; what vector instructions and Arrow like."""
@@ -166,9 +166,7 @@ def dumps_code(value: object) -> tuple[bytes, list[ObjectID]]:
     nested: list[ObjectID] = []
     token = _nested.set(nested)
     try:
-        import cloudpickle
-
-        return cloudpickle.dumps(value, protocol=5), nested
+        return code_dumps(value), nested
     finally:
         _nested.reset(token)
 

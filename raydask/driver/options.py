@@ -8,6 +8,7 @@ from typing import Any
 
 from raydask.errors import UsageError
 from raydask.ids import FunctionID
+from raydask.pickling import code_dumps
 from raydask.task import RESOURCE_UNIT, ActorOptions, TaskKind, TaskTemplate
 
 CPU = "CPU"
@@ -103,9 +104,7 @@ def _retry_exceptions(options: Mapping[str, Any]) -> bytes | None:
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
         raise UsageError("retry_exceptions must be True, False or a list of exception types")
     try:
-        import cloudpickle
-
-        return bytes(cloudpickle.dumps(kinds))
+        return code_dumps(kinds)
     except Exception as error:
         raise UsageError(f"retry_exceptions cannot be pickled: {error}") from error
 

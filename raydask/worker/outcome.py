@@ -18,7 +18,7 @@ from raydask.errors import (
     task_error,
 )
 from raydask.ids import FunctionID, ObjectID, TaskID, return_id
-from raydask.serialization import serialize, serialize_failure
+from raydask.serialization import Serialized, serialize, serialize_failure
 from raydask.task import TaskTemplate
 from raydask.wire.messages import Assignment, ObjectValue, TaskResult, TaskStatus, ValueKind
 
@@ -51,13 +51,15 @@ class Outcomes:
         ------
         UsageError
             It should have returned several values and did not.
+        TypeError
+            The value cannot be pickled.
         ObjectStoreFullError
         """
         if num_returns == 1:
             object_id = ObjectID(task_id + b"\0\0\0\0")
             if value is None:
                 return [ObjectValue(object_id, _INLINE, _NONE)]
-            placed = [self._session.codec.place(object_id, serialize(value))]
+            placed = [self._session.codec.place(object_id, _serialize_result(value))]
         elif num_returns == 0:
             return []
         else:
@@ -71,7 +73,7 @@ class Outcomes:
                     f"tuple or list of {num_returns}"
                 )
             placed = [
-                self._session.codec.place(return_id(task_id, index), serialize(one))
+                self._session.codec.place(return_id(task_id, index), _serialize_result(one))
                 for index, one in enumerate(values)
             ]
         self._keep_nested(placed)
@@ -122,6 +124,18 @@ class Outcomes:
         self._session.outbox.add_result(
             TaskResult(assignment.task_id, _CANCELLED, values, 0.0, 0.0)
         )
+
+
+def _serialize_result(value: object) -> Serialized:
+    try:
+        return serialize(value)
+    except (RaydaskError, MemoryError):
+        raise  # the task was interrupted here, or the value says itself why not
+    except Exception as error:  # a __reduce__ may raise anything
+        raise TypeError(
+            f"the task returned a {type(value).__qualname__} that cannot be pickled "
+            f"({in_a_line(error)}); return something that can, or keep it in an actor"
+        ) from error
 
 
 def _is_users(error: RaydaskError) -> bool:

@@ -101,6 +101,8 @@ def test_the_remote_traceback_shows_the_users_frames_only() -> None:
     error = failure_of(outer)
     assert isinstance(error, TaskError)
     assert "in outer" in error.remote_traceback and "in inner" in error.remote_traceback
+    assert __file__ in error.remote_traceback
+    assert 'raise ValueError("here")' in error.remote_traceback, "the line itself"
     assert "raydask/worker" not in error.remote_traceback
     assert error.task_name.endswith("outer") and error.where.startswith("pid ")
     shown = "".join(traceback.format_exception(error))
@@ -205,7 +207,8 @@ def test_what_is_no_ordinary_exception_is_a_task_error_too(raised: BaseException
 
 def test_a_result_that_cannot_be_pickled_is_told() -> None:
     error = failure_of(threading.Lock)
-    assert isinstance(error, TypeError) and "lock" in str(error)
+    assert isinstance(error, TypeError)
+    assert "returned a lock that cannot be pickled" in str(error)
     assert isinstance(error, TaskError)
 
 

@@ -7,11 +7,12 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 from typing import Any
 
 import pytest
 
-from raydask.pickling import cloud_dumps, plain_dumps
+from raydask.pickling import cloud_dumps, code_dumps, plain_dumps
 
 
 class Refusing:
@@ -125,3 +126,26 @@ assert pickle.loads(plain_dumps([1, 2])[0]) == [1, 2]
 
 def test_stand_ins_for_libraries_do_no_harm() -> None:
     subprocess.run([sys.executable, "-c", STAND_IN], check=True, timeout=60)
+
+
+def in_a_file(path: str, source: str) -> Any:
+    """A function of ``__main__``, so that it is pickled by value."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, path, "exec"), namespace)
+    return namespace["f"]
+
+
+def files_of(code: types.CodeType) -> set[str]:
+    inner = [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    return {code.co_filename}.union(*map(files_of, inner))
+
+
+@pytest.mark.parametrize("dumps", [code_dumps, lambda function: cloud_dumps(function)[0]])
+def test_functions_keep_the_names_of_their_files(dumps: Any) -> None:
+    path = "/home/alice/flights.py"
+    function = in_a_file(path, "def f():\n    return [lambda: i for i in range(2)]\n")
+    again = pickle.loads(dumps(function))
+    assert again is not function
+    assert files_of(again.__code__) == {path}
+    assert again()[1]() == 1
+    assert dumps(again) == dumps(pickle.loads(dumps(again)))

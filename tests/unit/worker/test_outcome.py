@@ -64,6 +64,31 @@ def test_the_wrong_number_of_returns_is_misuse(outcomes: Outcomes, value: object
         outcomes.success(TASK, 2, value)
 
 
+class Raises:
+    """Raises something when it is pickled."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("num_returns", [1, 2])
+def test_a_value_that_cannot_be_pickled_is_named(outcomes: Outcomes, num_returns: int) -> None:
+    value: Any = [Raises(RuntimeError("not me"))]
+    with pytest.raises(TypeError, match=r"returned a list that .*\(RuntimeError: not me\)"):
+        outcomes.success(TASK, num_returns, value if num_returns == 1 else [value, value])
+
+
+@pytest.mark.parametrize("error", [TaskCancelledError("stop"), MemoryError()])
+def test_what_interrupts_pickling_is_not_the_values_fault(
+    outcomes: Outcomes, error: Exception
+) -> None:
+    with pytest.raises(type(error)):
+        outcomes.success(TASK, 1, Raises(error))
+
+
 def test_an_error_stands_in_the_place_of_each_return(outcomes: Outcomes) -> None:
     status, values, retryable = outcomes.failure(TASK, template(num_returns=2), KeyError("k"))
 
