@@ -236,7 +236,6 @@ class Running:
         self._step = None
         try:
             step = generator.send(value) if error is None else generator.throw(error)
-            del value
         except StopIteration as end:
             self._generator = generator = None
             process.run = None
@@ -247,6 +246,9 @@ class Running:
             process.run = None
             process.ended(None, raised.with_traceback(None))
             return
+        finally:
+            # The error's traceback leads here: in a circle it would keep refs after the program.
+            del value, error
         self._wait(step)
 
     def _wait(self, step: Step) -> None:
@@ -317,15 +319,16 @@ class Running:
                 self._finish_wait(step)
         elif all(object_id in mailbox.values for object_id in ids):
             self._process.unblock()
-            received: list[Received] = []
-            problem: BaseException | None = None
-            try:
-                received = [self._process.read(mailbox.values[object_id]) for object_id in ids]
-            except BaseException as error:
-                problem = error.with_traceback(None)
-                received = []
+            self.go(*self._read(ids))
+
+    def _read(self, ids: list[ObjectID]) -> tuple[list[Received], BaseException | None]:
+        mailbox = self._process.mailbox
+        try:
+            return [self._process.read(mailbox.values[object_id]) for object_id in ids], None
+        except BaseException as error:
+            return [], error.with_traceback(None)
+        finally:
             mailbox.taken(ids)
-            self.go(received, problem)
 
     def _finish_wait(self, step: Wait) -> None:
         process = self._process
