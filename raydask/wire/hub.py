@@ -265,17 +265,20 @@ class Hub:
     def _is_stopping(self) -> bool:
         return self._stopping
 
+    def _is_recent(self) -> bool:
+        """Say whether a foreground thread has read just now, and may soon again."""
+        return time.monotonic() - self._foreground_left < _QUIET_SECONDS
+
     def _background_turn(self) -> None:
         if self._armed:
             self._flush_for_a_while()
         else:
             self._flush()  # refs that were dropped since, by a program that says nothing
-        recent = time.monotonic() - self._foreground_left < _QUIET_SECONDS
         if self._foreground:
             # A foreground thread tells nobody when it leaves, which would cost a system call
             # for every get; so look now and then.
             self._handle_own_events(_IDLE_SECONDS)
-        elif recent or not self._lead.acquire(blocking=False):
+        elif self._is_recent() or not self._lead.acquire(blocking=False):
             self._handle_own_events(_QUIET_SECONDS)
         else:
             try:
@@ -294,7 +297,7 @@ class Hub:
             quiet = 0 if self._flush() else quiet + 1
             if self._foreground:
                 continue
-            if quiet and self._lead.acquire(blocking=False):
+            if quiet and not self._is_recent() and self._lead.acquire(blocking=False):
                 try:
                     self._handle_events(self._leader_poll, 0, self._pending)
                 finally:
