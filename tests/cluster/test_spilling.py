@@ -39,8 +39,10 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     yield run
     gc.collect()
-    eventually_nothing_is_held()
-    raydask.shutdown()
+    try:
+        eventually_nothing_is_held()
+    finally:
+        raydask.shutdown()
 
 
 def spill_files(session: Path) -> list[Path]:
@@ -202,10 +204,11 @@ def test_many_small_results_leave_the_nodes_own_memory(start: Start) -> None:
     session = start()
     refs = [blob.remote(number) for number in range(2000)]
     raydask.wait(refs, num_returns=len(refs), timeout=60)
-    node = memory_report().nodes[0]
-    assert node.inline <= STORE // 10
-    assert node.totals["inline"].count + node.totals["spilled"].count < len(refs)
-    assert spill_files(session), "160 MB do not fit into the store either"
+    # They stay while the store is full, until the disk has taken what is in it.
+    eventually(lambda: memory_report().nodes[0].inline <= STORE // 10)
+    totals = memory_report().nodes[0].totals
+    assert totals["spilled"].count > 1000, "160 MB do not fit into the store either"
+    assert spill_files(session)
     assert raydask.get(refs) == [blob_of(number) for number in range(2000)]
     lengths = raydask.get([length.remote(ref) for ref in refs])
     assert lengths == [len(blob_of(number)) for number in range(2000)]
