@@ -84,8 +84,8 @@ def run_node(
         supervisor.sendall(encode(NodeReady(str(error))))
         return
     server = NodeServer(identity, options.config, resources, writer, spiller)
-    # Each turn of its loop costs half of what one of asyncio's own does, and a task that is waited
-    # for alone takes two.
+    # A turn of its loop costs less than one of asyncio's own, and a task that is waited for alone
+    # takes two: docs/decisions/0021.
     uvloop.run(_serve(server, supervisor, options.folder))
     # The supervisor is gone: whatever it left in the file system is this process's to remove.
     remove_session_folder(Path(options.folder))

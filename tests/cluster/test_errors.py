@@ -208,7 +208,7 @@ def test_what_is_no_ordinary_exception_is_a_task_error_too(raised: BaseException
 def test_a_result_that_cannot_be_pickled_is_told() -> None:
     error = failure_of(lambda: [threading.Lock()])
     assert isinstance(error, TypeError)
-    assert "returned a list that cannot be pickled" in str(error)
+    assert "returned a list that cannot be pickled" in str(error) and "lock" in str(error)
     assert isinstance(error, TaskError)
 
 
