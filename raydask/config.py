@@ -7,6 +7,7 @@ name behind ``RAYDASK_``, such as ``RAYDASK_INLINE_LIMIT=65536``.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,8 +52,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Seconds that an entry waits before it is written to the control state.
     idle_worker_seconds : float
         How long a worker beyond the number of CPUs stays when it has nothing to do.
+    preload : str
+        Packages, with commas between, that are imported once for all workers of a job, which
+        share their memory then: those of them that the driver has imported when it first sends a
+        function that names one.  They must work in a process that was forked after the import;
+        empty: each worker imports what its tasks do.  On Linux only.
     start_timeout : float
-        Seconds within which a session must be up.
+        Seconds within which a session must be up, and what is imported for a job's workers.
     infeasible_seconds : float
         How long a task that no node could run waits for one that can, before it fails.
     log_bytes : int
@@ -87,6 +93,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     reclaim_after: float = 0.05
     control_window: float = 1.0
     idle_worker_seconds: float = 5.0
+    preload: str = "numpy,pandas,pyarrow,scipy,dask"
     start_timeout: float = 30.0
     infeasible_seconds: float = 30.0
     log_bytes: int = 10_000_000
@@ -95,6 +102,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     memory_usage_threshold: float = 0.95
     memory_interval: float = 0.25
     worker_memory_limit: int = -1
+
+
+def shared_packages(config: Config) -> list[str]:
+    """Return the packages that the workers of a job share once they are imported."""
+    if sys.platform != "linux":
+        return []  # forking after imports is not safe on macOS, and orphans have no parent there
+    return [name.strip() for name in config.preload.split(",") if name.strip()]
 
 
 class SessionOptions(msgspec.Struct, kw_only=True):

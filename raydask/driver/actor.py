@@ -241,7 +241,7 @@ class ActorClass:
         name = self._cls.__qualname__
         methods, is_async = _methods_of(self._cls)
         template = actor_template(
-            session.export(self._cls, name), name, self._options, session.namespace, is_async
+            session.exports.add(self._cls, name), name, self._options, session.namespace, is_async
         )
         assert template.actor is not None
         shape = ActorShape(name, methods, template.actor.max_task_retries)

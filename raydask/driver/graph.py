@@ -275,7 +275,7 @@ class _Submitter:
         name = task.name or getattr(function, "__qualname__", repr(function))
         function_id = self._functions.get(id(function))
         if function_id is None:
-            function_id = self._functions[id(function)] = self._session.export(function, name)
+            function_id = self._functions[id(function)] = self._session.exports.add(function, name)
         options: dict[str, Any] = {
             "name": name,
             "max_retries": task.retries,

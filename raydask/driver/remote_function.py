@@ -97,7 +97,7 @@ class RemoteFunction:
     def _bind(self) -> Session:
         session = self._find()
         if self._exported is None or self._exported[0] is not session:
-            self._exported = (session, session.export(self._function, self._name))
+            self._exported = (session, session.exports.add(self._function, self._name))
         template = task_template(self._exported[1], self._name, self._options)
         self._template = session.register_template(template)
         self._num_returns = template.num_returns

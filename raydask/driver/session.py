@@ -14,7 +14,6 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -24,6 +23,7 @@ import msgspec
 from raydask.driver import arguments
 from raydask.driver.actor_calls import ActorCaller
 from raydask.driver.call_sites import CallSiteRecorder
+from raydask.driver.exports import Exports
 from raydask.driver.mailbox import Mailbox
 from raydask.driver.object_ref import ObjectRef, new_ref
 from raydask.driver.outbox import Outbox
@@ -32,7 +32,6 @@ from raydask.driver.replies import OnReply, Replies
 from raydask.driver.values import ValueCodec
 from raydask.errors import ClusterUnavailableError, GetTimeoutError, UsageError
 from raydask.ids import (
-    FunctionID,
     IDSource,
     NodeNumber,
     ObjectID,
@@ -40,12 +39,10 @@ from raydask.ids import (
     TaskID,
     return_id,
 )
-from raydask.ids import function_id as hash_code
 from raydask.object_store.client import StoreClient
 from raydask.serialization import (
     Serialized,
     deserialize_error,
-    dumps_code,
     serialize,
     serialize_error,
 )
@@ -54,7 +51,6 @@ from raydask.wire.connection import BlockingConnection, ConnectionLost
 from raydask.wire.hub import Hub
 from raydask.wire.messages import (
     ActorLocated,
-    Export,
     Get,
     LogLines,
     Notice,
@@ -127,14 +123,13 @@ class Session:
         self.codec = ValueCodec(self.store, self.references, welcome.inline_limit)
         self.hub = Hub(self._flush_what_is_due)
         self.outbox = Outbox(connection, self.references, self.store.take_retired, self.hub.arm)
+        self.exports = Exports(self.outbox.add, welcome.preload)
         self.call_sites = CallSiteRecorder(self.outbox.add) if welcome.record_call_sites else None
         self.actors = ActorCaller(self)
         self.references.on_escape = self._escape
         self.observers: dict[TaskID, Callable[[TaskID, int], None]] = {}
         self._replies = Replies()
         self._template_numbers = itertools.count().__next__
-        self._exported: set[FunctionID] = set()
-        self._export_lock = threading.Lock()
         self.handlers: dict[type, Callable[[Any], None]] = {
             Values: self._on_values,
             Ready: self._on_ready,
@@ -208,16 +203,6 @@ class Session:
             self.check_lost()
 
     # --- submission -----------------------------------------------------------------------
-
-    def export(self, function: object, name: str) -> FunctionID:
-        """See that the cluster has the function's code; return its identifier."""
-        code, nested = dumps_code(function)
-        function_id = hash_code(code)
-        with self._export_lock:
-            if function_id not in self._exported:
-                self.outbox.add(Export(function_id, code, name, nested))
-                self._exported.add(function_id)
-        return function_id
 
     def register_template(self, template: TaskTemplate) -> int:
         """Return the number under which tasks of this session name the template."""

@@ -32,9 +32,25 @@ class SendGlobal(NamedTuple):
 
 
 class StartWorkers(NamedTuple):
-    """Start worker processes; each will say hello."""
+    """Start worker processes, by a job's fork server or, 0, for any job; each will say hello."""
 
     number: int
+    job: int = 0
+
+
+class PrepareWorkers(NamedTuple):
+    """See that a job has a fork server, and have it import these modules."""
+
+    job: int
+    modules: list[str]
+    search_path: list[str]
+    folder: str
+
+
+class EndForkServer(NamedTuple):
+    """End a job's fork server."""
+
+    job: int
 
 
 class KillWorker(NamedTuple):
@@ -102,6 +118,8 @@ Action = (
     | SendControl
     | SendGlobal
     | StartWorkers
+    | PrepareWorkers
+    | EndForkServer
     | KillWorker
     | WriteSpillFile
     | DeleteSpillFile

@@ -24,10 +24,11 @@ class DriverJoined(NamedTuple):
 
 
 class WorkerJoined(NamedTuple):
-    """A worker process is up, task and control socket both."""
+    """A worker process is up, task and control socket both; `job` is the only one it is for."""
 
     process: ProcessNumber
     pid: int
+    job: int = 0
 
 
 class DriverLeft(NamedTuple):
@@ -37,16 +38,40 @@ class DriverLeft(NamedTuple):
 
 
 class WorkerLeft(NamedTuple):
-    """A worker's process has ended; `cause` describes how, for people."""
+    """A worker's process has ended; `cause` describes how, for people.
+
+    `job` is the only one that it was for, in case it has never joined.
+    """
 
     process: ProcessNumber
     cause: str
+    job: int = 0
 
 
 class WorkersFailed(NamedTuple):
     """So many of the workers that were asked for have ended before they said hello."""
 
     number: int
+    job: int = 0
+
+
+class ModulesNamed(NamedTuple):
+    """A process is about to export functions that import these."""
+
+    process: ProcessNumber
+    modules: list[str]
+
+
+class WorkersPrepared(NamedTuple):
+    """A job's fork server has imported what it was told to."""
+
+    job: int
+
+
+class ForkServerEnded(NamedTuple):
+    """A job has no fork server, and what it was told to start will not come."""
+
+    job: int
 
 
 class TasksSubmitted(NamedTuple):
@@ -247,6 +272,9 @@ Event = (
     | DriverLeft
     | WorkerLeft
     | WorkersFailed
+    | ModulesNamed
+    | WorkersPrepared
+    | ForkServerEnded
     | TasksSubmitted
     | FunctionExported
     | ValuesRequested

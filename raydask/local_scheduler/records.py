@@ -284,14 +284,17 @@ class WorkerRecord:
         "queue",
         "reclaiming",
         "shape",
+        "source",
         "spent",
         "templates",
     )
 
-    def __init__(self, process: ProcessNumber, pid: int, now: float) -> None:
+    def __init__(self, process: ProcessNumber, pid: int, now: float, source: int = 0) -> None:
         self.process = process
         self.pid = pid
-        self.job = 0
+        self.source = source
+        """The job whose fork server it comes from; 0: the supervisor."""
+        self.job = source
         self.queue: dict[TaskID, TaskRecord] = {}
         self.load = 0.0
         """Estimated seconds of the tasks in the queue."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raydask.config import Config
+from raydask.config import Config, shared_packages
 from raydask.control import schema
 from raydask.control.write_behind import WriteBehind
 from raydask.ids import ProcessNumber
@@ -24,11 +24,13 @@ from raydask.local_scheduler.actions import (
     Action,
     AnswerRegion,
     DeleteSpillFile,
+    EndForkServer,
     EndProcess,
     FillMemory,
     GiveBackMemory,
     KillWorker,
     MeasureWorker,
+    PrepareWorkers,
     RetireWorker,
     Send,
     SendControl,
@@ -36,7 +38,6 @@ from raydask.local_scheduler.actions import (
     StartWorkers,
     WriteSpillFile,
 )
-from raydask.local_scheduler.exits import describe_exit
 from raydask.local_scheduler.memory_rounds import MemoryRounds, memory_settings
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.requests import RequestDesk
@@ -44,6 +45,7 @@ from raydask.local_scheduler.room import RoomSettings
 from raydask.local_scheduler.state import Journals, LocalScheduler, Paths
 from raydask.local_scheduler.worker_logs import WorkerLog
 from raydask.local_scheduler.worker_pool import PoolSettings
+from raydask.local_scheduler.worker_processes import WorkerProcesses
 from raydask.object_store.spiller import Spiller
 from raydask.object_store.state import StoreState
 from raydask.task import RESOURCE_UNIT
@@ -56,8 +58,6 @@ _log = logging.getLogger("raydask.node")
 _FAST_TICK = 0.02
 _SLOW_TICK = 0.25
 _HEARTBEAT_SECONDS = 1.0
-_ORPHAN_SECONDS = 2.0
-_LAST_WORDS_SECONDS = 0.05
 
 
 class NodeIdentity(NamedTuple):
@@ -121,6 +121,7 @@ class NodeServer:
     ) -> None:
         self.identity = identity
         self.config = config
+        self._preload = shared_packages(config)
         self._writer = writer
         self.jobs_table = writer.table(schema.job_key)
         self._spiller = spiller
@@ -130,7 +131,9 @@ class NodeServer:
             identity.number,
             Resources(resources, identity.gpus),
             Pipeline(config.pipeline_seconds, config.pipeline_tasks),
-            PoolSettings(idle, config.idle_worker_seconds, config.reclaim_after),
+            PoolSettings(
+                idle, config.idle_worker_seconds, config.reclaim_after, config.start_timeout
+            ),
             self.store,
             RoomSettings(
                 config.store_high_watermark,
@@ -152,15 +155,14 @@ class NodeServer:
         self.writes = PendingWrites()
         self.lines_forwarded = 0
         self.peers: dict[ProcessNumber, Peer] = {}
-        self._by_pid: dict[int, Peer] = {}
         self._process_count = 0
         self._job_count = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._supervisor: FrameProtocol | None = None
         self._global: FrameProtocol | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._heartbeat_at = 0.0
         self.desk = RequestDesk(self)
+        self.workers = WorkerProcesses(self)
         self._do = self._action_table()
         self._on = self._message_table()
 
@@ -170,14 +172,16 @@ class NodeServer:
             Send: self._do_send,
             SendControl: self._do_send_control,
             SendGlobal: self._do_send_global,
-            StartWorkers: self._do_start_workers,
-            KillWorker: self._do_kill_worker,
+            StartWorkers: self.workers.start_workers,
+            PrepareWorkers: self.workers.prepare,
+            EndForkServer: self.workers.end_fork_server,
+            KillWorker: self.workers.kill,
             WriteSpillFile: self._do_write_spill_file,
             DeleteSpillFile: lambda action: self._spiller.delete(action.file),
             FillMemory: lambda action: self._spiller.fill(action.offset, action.data),
             GiveBackMemory: lambda action: self._spiller.give_back(action.runs),
             AnswerRegion: self._do_answer_region,
-            RetireWorker: self._do_retire_worker,
+            RetireWorker: self.workers.retire,
             MeasureWorker: self._memory.measure_worker,
             EndProcess: self._do_end_process,
         }
@@ -199,6 +203,7 @@ class NodeServer:
             wire.Pin: self._on_pin,
             wire.Unpin: self._on_unpin,
             wire.Export: self._on_export,
+            wire.Preload: self._on_preload,
             wire.Request: self.desk.on_request,
             wire.CallSite: self.desk.on_call_site,
             wire.Results: self._on_results,
@@ -210,8 +215,7 @@ class NodeServer:
     def start(self, loop: asyncio.AbstractEventLoop, supervisor: FrameProtocol) -> None:
         """Begin to work: start workers and the clock."""
         self._loop = loop
-        self._supervisor = supervisor
-        supervisor.on_message = self._on_supervisor_message
+        self.workers.start(supervisor)
         self._memory.start()
         self._carry_out(self.core.start())
         self._tick()
@@ -243,6 +247,15 @@ class NodeServer:
     def lost_global(self) -> None:
         """Do without a global scheduler until there is one again."""
         self._global = None
+
+    def later(self, seconds: float, call: Callable[..., None], *args: object) -> None:
+        """Have something done in a while, if the node still works then."""
+        if self._loop is not None:
+            self._loop.call_later(seconds, call, *args)
+
+    def recent_kernel_kills(self) -> int:
+        """Return how many processes the kernel has just ended because memory had run out."""
+        return self._memory.recent_kernel_kills()
 
     def handle(self, event: events.Event) -> None:
         """Tell the core, and do what it says."""
@@ -299,7 +312,7 @@ class NodeServer:
             peer = self.peers.get(ProcessNumber(hello.process))
             if peer is not None:
                 peer.outputs += 1
-                protocol.on_lost = lambda _, error: self._output_ended(peer)
+                protocol.on_lost = lambda _, error: self.workers.output_ended(peer)
                 protocol.become_raw(OutputProtocol(peer, hello.role, self._forward_lines))
         else:
             _log.warning("a connection claims the unknown role %r", hello.role)
@@ -325,6 +338,7 @@ class NodeServer:
                 self.identity.session,
                 refusal,
                 self.config.record_call_sites,
+                self._preload,
             )
         )
         if refusal:
@@ -341,7 +355,7 @@ class NodeServer:
                 events.DriverJoined(process, job, hello.namespace, hello.search_path, hello.folder)
             )
         elif hello.role == "worker":
-            self._by_pid[hello.pid] = peer
+            self.workers.came(peer)
             path = Path(self.identity.session) / "logs" / f"worker-{hello.pid}.log"
             peer.log = WorkerLog(path, self.config.log_bytes)
 
@@ -352,7 +366,7 @@ class NodeServer:
             return
         peer.control = protocol
         protocol.on_message = lambda _, message: self._dispatch(peer, message)
-        self.handle(events.WorkerJoined(peer.process, peer.hello.pid))
+        self.handle(events.WorkerJoined(peer.process, peer.hello.pid, peer.hello.job))
 
     def _dispatch(self, peer: Peer, message: Any) -> None:
         handler = self._on.get(type(message))
@@ -366,71 +380,19 @@ class NodeServer:
         peer.closed = True
         if peer.hello.role == "driver":
             self.desk.driver_left(peer)
-            self._forget(peer)
+            self.forget(peer)
             self.handle(events.DriverLeft(peer.process))
             return
         if peer.hello.role == "observer":
-            self._forget(peer)
+            self.forget(peer)
             return
-        if peer.exit_cause:
-            self._worker_ended(peer)
-        elif self._loop is not None:
-            # Its exit is reported in a moment; if not, it lives without a connection.
-            self._loop.call_later(_ORPHAN_SECONDS, self._end_orphan, peer)
+        self.workers.lost(peer)
 
-    def _end_orphan(self, peer: Peer) -> None:
-        if not peer.exit_cause and self._supervisor is not None:
-            self._supervisor.send(wire.EndChild(peer.hello.pid))
-
-    def _worker_ended(self, peer: Peer) -> None:
-        """Act on the end of a worker when what it printed last has been read."""
-        if not peer.outputs:
-            self._worker_gone(peer)
-        elif self._loop is not None:
-            # Something that it started may keep them open for long.
-            self._loop.call_later(_LAST_WORDS_SECONDS, self._worker_gone, peer)
-
-    def _output_ended(self, peer: Peer) -> None:
-        peer.outputs -= 1
-        if not peer.outputs and peer.closed and peer.exit_cause:
-            self._worker_gone(peer)
-
-    def _worker_gone(self, peer: Peer) -> None:
-        if self.peers.get(peer.process) is not peer:
-            return
-        if peer.log is not None:
-            peer.log.close()
-            if peer.log.last_lines:
-                peer.exit_cause += "; its last output: " + " | ".join(peer.log.last_lines)
-        self._forget(peer)
-        self._by_pid.pop(peer.hello.pid, None)
-        if peer.control is None:
-            self._failed_to_start(peer.exit_cause)
-        else:
-            self.handle(events.WorkerLeft(peer.process, peer.exit_cause))
-
-    def _failed_to_start(self, cause: str) -> None:
-        _log.error("a worker ended before it was up: %s; see logs/workers.log", cause)
-        self.handle(events.WorkersFailed(1))
-
-    def _forget(self, peer: Peer) -> None:
+    def forget(self, peer: Peer) -> None:
+        """Drop a process that has gone."""
         self.peers.pop(peer.process, None)
         if peer.control is not None:
             peer.control.close()
-
-    # --- the supervisor -------------------------------------------------------------------
-
-    def _on_supervisor_message(self, protocol: FrameProtocol, message: Any) -> None:
-        if not isinstance(message, wire.ChildExited):
-            return
-        cause = describe_exit(message, kernel_kills=self._memory.recent_kernel_kills())
-        peer = self._by_pid.get(message.pid)
-        if peer is None:
-            self._failed_to_start(cause)
-            return
-        peer.exit_cause = cause
-        if peer.closed:
-            self._worker_ended(peer)
 
     # --- what processes say ---------------------------------------------------------------
 
@@ -480,6 +442,9 @@ class NodeServer:
             )
         )
 
+    def _on_preload(self, peer: Peer, message: wire.Preload) -> None:
+        self.handle(events.ModulesNamed(peer.process, message.modules))
+
     def _on_results(self, peer: Peer, message: wire.Results) -> None:
         self.handle(events.TasksEnded(peer.process, message.results))
 
@@ -526,21 +491,6 @@ class NodeServer:
     def _do_send_global(self, action: SendGlobal) -> None:
         if self._global is not None:
             self._global.send(action.message)
-
-    def _do_start_workers(self, action: StartWorkers) -> None:
-        if self._supervisor is not None:
-            self._supervisor.send(wire.ForkWorkers(action.number))
-
-    def _do_kill_worker(self, action: KillWorker) -> None:
-        peer = self.peers.get(action.process)
-        if peer is not None and self._supervisor is not None:
-            self._supervisor.send(wire.EndChild(peer.hello.pid))
-
-    def _do_retire_worker(self, action: RetireWorker) -> None:
-        peer = self.peers.get(action.process)
-        if peer is not None:
-            _log.info("worker %d is to end: %s", peer.hello.pid, action.reason)
-            peer.protocol.close()  # it flushes what it has printed, and ends
 
     def _do_write_spill_file(self, action: WriteSpillFile) -> None:
         loop = self._loop

@@ -151,6 +151,9 @@ class LocalScheduler:
             events.WorkerJoined: self._on_worker_joined,
             events.WorkerLeft: self._on_worker_left,
             events.WorkersFailed: self._on_workers_failed,
+            events.ModulesNamed: self._on_modules_named,
+            events.WorkersPrepared: lambda event: self.pool.prepared(event.job),
+            events.ForkServerEnded: lambda event: self.pool.starts.server_ended(event.job),
             events.TasksSubmitted: self._on_submitted,
             events.FunctionExported: self._on_exported,
             events.ValuesRequested: self._on_requested,
@@ -212,10 +215,15 @@ class LocalScheduler:
     def _on_worker_joined(self, event: events.WorkerJoined) -> None:
         self._templates[event.process] = {}
         self.objects.join(event.process)
-        self.pool.join(event.process, event.pid, self._now)
+        self.pool.join(event.process, event.pid, self._now, event.job)
 
     def _on_workers_failed(self, event: events.WorkersFailed) -> None:
-        self.pool.failed_to_start(event.number)
+        self.pool.starts.failed(event.number, event.job, self._now)
+
+    def _on_modules_named(self, event: events.ModulesNamed) -> None:
+        settings = self.pool.job_settings.get(self._job_of(event.process))
+        if settings is not None:
+            self.pool.starts.prepare(settings, event.modules, self._now)
 
     def _on_driver_left(self, event: events.DriverLeft) -> None:
         job = self._jobs.pop(event.process, None)
@@ -255,7 +263,8 @@ class LocalScheduler:
     def _on_worker_left(self, event: events.WorkerLeft) -> None:
         worker = self.pool.workers.get(event.process)
         if worker is None:
-            self.pool.failed_to_start(1)  # it had said hello, and was not yet up
+            # It had said hello, and was not yet up.
+            self.pool.starts.failed(1, event.job, self._now)
             return
         cause = worker.dying or event.cause
         tasks = self.pool.leave(worker)
@@ -273,7 +282,7 @@ class LocalScheduler:
         self._leave(event.process)
         if worker.job and worker.job not in self.pool.job_settings:
             self._job_has_ended = True  # and with this worker the last that it held may have gone
-        self.pool.refill()
+        self.pool.refill(worker.job)
 
     def _leave(self, process: ProcessNumber) -> None:
         self._templates.pop(process, None)

@@ -23,7 +23,6 @@ from raydask.local_scheduler.actions import (
     RetireWorker,
     Send,
     SendControl,
-    StartWorkers,
 )
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
@@ -34,6 +33,7 @@ from raydask.local_scheduler.records import (
     TaskState,
     WorkerRecord,
 )
+from raydask.local_scheduler.worker_starts import ANY_JOB, WorkerStarts
 from raydask.task import TaskTemplate
 from raydask.wire.messages import (
     Assignment,
@@ -47,13 +47,9 @@ from raydask.wire.messages import (
 
 _CPU = "CPU"
 _GPU = "GPU"
-_FRESH = 0
 _STORED = int(ValueKind.STORED)
 _FREE_TASKS_PER_WORKER = 8
 """How many tasks that ask for no resources run at once for each worker that is kept."""
-_FAILURES_BY_CHANCE = 2
-_SHORTEST_PAUSE = 0.05
-_LONGEST_PAUSE = 5.0
 
 
 class PoolSettings(NamedTuple):
@@ -67,11 +63,14 @@ class PoolSettings(NamedTuple):
         After which the others end.
     reclaim_after : float
         Seconds after which the tasks behind a long one are taken back.
+    start_seconds : float
+        How long a job's fork server may take for anything.
     """
 
     idle: int
     idle_seconds: float
     reclaim_after: float
+    start_seconds: float = 30.0
 
 
 class WorkerPool:
@@ -110,9 +109,7 @@ class WorkerPool:
         self._idle: dict[int, dict[ProcessNumber, WorkerRecord]] = {}
         self._queues: dict[tuple[Any, ...], ReadyQueue] = {}
         self._limits_roots = False
-        self._starting = 0
-        self._failures = 0
-        self._start_again_at = 0.0
+        self.starts = WorkerStarts(settings.start_seconds, outgoing)
         self._now = 0.0
         self._timed: dict[TaskID, TaskRecord] = {}
 
@@ -120,33 +117,31 @@ class WorkerPool:
 
     def prestart(self) -> None:
         """Start the workers that are kept idle."""
-        self._start(self._settings.idle)
+        self.starts.start(self._settings.idle, ANY_JOB, self._now)
 
-    def _start(self, count: int) -> None:
-        if count > 0 and self._now >= self._start_again_at:
-            self._starting += count
-            self._outgoing.actions.append(StartWorkers(count))
+    def join(self, process: ProcessNumber, pid: int, now: float, job: int = ANY_JOB) -> None:
+        """Note a worker that is up; `job` is the only one that it is for."""
+        self.starts.joined(job, now)
+        worker = self.workers[process] = WorkerRecord(process, pid, now, job)
+        self._idle.setdefault(job, {})[process] = worker
+        if job:
+            if job in self.job_settings:
+                self._outgoing.actions.append(Send(process, self.job_settings[job]))
+            else:
+                self.retire(worker, "its job has ended")
 
-    def join(self, process: ProcessNumber, pid: int, now: float) -> None:
-        """Note a worker that is up."""
-        self._starting = max(0, self._starting - 1)
-        self._failures = 0
-        worker = self.workers[process] = WorkerRecord(process, pid, now)
-        self._idle.setdefault(_FRESH, {})[process] = worker
-
-    def failed_to_start(self, count: int) -> None:
-        """Note workers that will never come; if that goes on, others start ever later."""
-        self._starting = max(0, self._starting - count)
-        self._failures += count
-        if self._failures > _FAILURES_BY_CHANCE:
-            pause = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**self._failures)
-            self._start_again_at = self._now + pause
+    def prepared(self, job: int) -> None:
+        """Note that a job's workers can be had with its modules imported."""
+        if self.starts.prepared(job):
+            for worker in list(self._idle.get(job, {}).values()):
+                if self.starts.is_outdated(worker):
+                    self._replace(worker)
 
     def leave(self, worker: WorkerRecord) -> list[TaskRecord]:
         """Forget a worker that has ended; return what it had been given, in order."""
         del self.workers[worker.process]
         self._idle.get(worker.job, {}).pop(worker.process, None)
-        self._idle.get(_FRESH, {}).pop(worker.process, None)
+        self._idle.get(ANY_JOB, {}).pop(worker.process, None)
         tasks = list(worker.queue.values())
         for task in tasks:
             self._timed.pop(task.spec.task_id, None)
@@ -155,17 +150,23 @@ class WorkerPool:
         self._free(worker)
         return tasks
 
-    def refill(self) -> None:
-        """Start workers where fewer can take tasks than are to be kept ready."""
-        usable = sum(
+    def refill(self, job: int) -> None:
+        """Start workers, best for this job, where fewer can take tasks than are to be kept."""
+        missing = self._settings.idle - self._usable - self.starts.starting
+        self.starts.start(missing, job, self._now)
+
+    @property
+    def _usable(self) -> int:
+        """How many workers can take tasks, now or when they have ended what they have."""
+        return sum(
             worker.actor_id is None and worker.blocked_on is None and not worker.dying
             for worker in self.workers.values()
         )
-        self._start(self._settings.idle - usable - self._starting)
 
     def forget_job(self, job: int) -> None:
         """Drop a job's queues and settings."""
         self.job_settings.pop(job, None)
+        self.starts.forget_job(job)
         if not self._idle.get(job, True):
             del self._idle[job]
         for shape in [shape for shape in self._queues if shape[0] == job]:
@@ -182,7 +183,13 @@ class WorkerPool:
         if not worker.dying:
             self._give_up(worker, why)
             self._outgoing.actions.append(RetireWorker(worker.process, why))
-            self.refill()
+            self.refill(worker.job)
+
+    def _replace(self, worker: WorkerRecord) -> None:
+        """Put a worker that shares the job's modules in the place of one that does not."""
+        self._give_up(worker, "another shares what it would import")
+        self._outgoing.actions.append(RetireWorker(worker.process, worker.dying))
+        self.starts.start(1, worker.job, self._now)
 
     def _give_up(self, worker: WorkerRecord, why: str) -> None:
         worker.dying = why
@@ -300,7 +307,9 @@ class WorkerPool:
             worker.shape = shape
             queue.workers[worker.process] = worker
         if room and queue.job in self.job_settings:
-            self._start(room - self._starting)
+            if not self.starts.is_importing(queue.job):
+                missing = room - self.starts.starting_for(queue.job)
+                self.starts.start(missing, queue.job, now)
         if not for_actors and queue.workers and queue:
             self._share_out(queue, now)
 
@@ -322,9 +331,9 @@ class WorkerPool:
         own = self._idle.get(job)
         if own:
             return own.popitem()[1]
-        fresh = self._idle.get(_FRESH)
+        fresh = self._idle.get(ANY_JOB)
         settings = self.job_settings.get(job)
-        if not fresh or settings is None:
+        if not fresh or settings is None or not self.starts.takes_any(job):
             return None
         worker = fresh.popitem()[1]
         worker.job = job
@@ -435,6 +444,8 @@ class WorkerPool:
         worker.idle_since = now
         if worker.draining:
             self._outgoing.actions.append(MeasureWorker(worker.process))
+        elif self.starts.is_outdated(worker) and not worker.dying:
+            self._replace(worker)
         elif not worker.dying:
             self._idle.setdefault(worker.job, {})[worker.process] = worker
 
@@ -517,11 +528,12 @@ class WorkerPool:
                     worker.reclaiming = True
                     self._outgoing.actions.append(SendControl(worker.process, Reclaim()))
         self._retire_surplus(now)
+        self.starts.tick(now)
         return [task for task in self._timed.values() if now > task.deadline]
 
     def _retire_surplus(self, now: float) -> None:
         idle = [worker for workers in self._idle.values() for worker in workers.values()]
-        surplus = len(idle) - self._settings.idle
+        surplus = min(len(idle), self._usable - self._settings.idle)
         if surplus <= 0:
             return
         idle.sort(key=lambda worker: worker.idle_since)

@@ -6,8 +6,10 @@
                                                                                       |  forks
                   +----------------+------------------+-------------------+-----------+
                   |                |                  |                   |
-            redis-server(s)  global scheduler       node               workers
-                                                      ^
+            redis-server(s)  global scheduler       node               workers, and for some
+                                                      ^                jobs a fork server
+                                                      |                with workers
+                                                      |
                                                       +-- socketpair: "fork", "exited" -- supervisor
 
 It is a warm, single-threaded interpreter that has imported what its children need, so a
@@ -21,6 +23,7 @@ a worker                tells the node how it ended
 the node                ends the session
 the global scheduler    forks another
 a Redis server          starts it again on its append-only file
+a job's fork server     tells the node, and reaps the workers that it leaves
 the driver              ends the session
 the supervisor itself   the kernel ends its children (Linux); the node removes the folder
 ======================  ==================================================================
@@ -30,7 +33,6 @@ Ending the session means: end every child, remove the session's folder.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import logging
@@ -41,7 +43,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,8 @@ import msgspec
 from raydask.config import SessionOptions
 from raydask.control.redis_server import RedisServer
 from raydask.errors import RaydaskError
+from raydask.node.fork_server import ForkServer
+from raydask.node.forking import adopt_orphans, ended_children, fork_child
 from raydask.node.sweep import lock_session, sweep
 from raydask.object_store.backing import Backing, memory_of_a_worker
 from raydask.session_folder import (
@@ -62,13 +66,62 @@ from raydask.session_folder import (
 )
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.framing import FrameDecoder, encode
-from raydask.wire.messages import ChildExited, EndChild, ForkWorkers, NodeReady
+from raydask.wire.messages import (
+    ChildExited,
+    EndChild,
+    EndForkServer,
+    ForkServerEnded,
+    ForkWorkers,
+    NodeReady,
+    PrepareWorkers,
+    WorkerForked,
+)
 from raydask.worker.allocator import heap_to_keep
 
 _PARENT_CHECK_SECONDS = 1.0
 _GLOBAL_PAUSE_SECONDS = 0.5
 """Between two starts of a global scheduler, so that one that cannot run does not spin."""
-_PR_SET_PDEATHSIG = 1
+_NO_JOB = -1
+
+
+class _ForkServerLink:
+    """A job's fork server, as the supervisor has it."""
+
+    def __init__(self, job: int, pid: int, sock: socket.socket) -> None:
+        self.job = job
+        self.pid = pid
+        """0 when it has been reaped."""
+        self.socket = sock
+        self.workers: set[int] = set()
+        self._decoder = FrameDecoder()
+
+    def send(self, message: object) -> None:
+        """Send a message; that the fork server has ended is read, and not found out here."""
+        try:
+            self.socket.sendall(encode(message))
+        except OSError:
+            pass
+
+    def receive(self) -> list[Any] | None:
+        """Wait for what it says; None: it has ended.  Keep account of its workers."""
+        try:
+            data = self.socket.recv(1 << 16)
+        except ConnectionError:
+            data = b""
+        if not data:
+            return None
+        messages = self._decoder.feed(data)
+        for message in messages:
+            if isinstance(message, WorkerForked):
+                self.workers.add(message.pid)
+            elif isinstance(message, ChildExited):
+                self.workers.discard(message.pid)
+        return [message for message in messages if not isinstance(message, WorkerForked)]
+
+    def end(self) -> None:
+        """Send it SIGKILL."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 class Supervisor:
@@ -86,6 +139,9 @@ class Supervisor:
         self._redis: list[RedisServer] = []
         self._backing: Backing | None = None
         self._workers: set[int] = set()
+        self._fork_servers: dict[int, _ForkServerLink] = {}
+        self._adopted: set[int] = set()
+        """Workers whose fork server has ended; the kernel ends them."""
         self._node = 0
         self._global = 0
         self._global_forked = self._global_due = 0.0
@@ -111,6 +167,7 @@ class Supervisor:
         RaydaskError
             Something could not be started.
         """
+        adopt_orphans()
         write_secret(self._folder, self._password)
         make_spill_folder(self._folder, self._options.config.spill_folder)
         for shard in range(self._options.num_redis_shards):
@@ -182,45 +239,40 @@ class Supervisor:
         self._selector.register(ours, selectors.EVENT_READ, self._on_node)
 
     def _fork_worker(self) -> None:
-        folder = str(self._folder)
-        backing = self._backing
-        assert backing is not None
+        self._workers.add(self._fork(lambda: self._be_worker(0), "workers"))
+
+    def _be_worker(self, job: int) -> None:
+        from raydask.worker.process import run_worker
+
+        assert self._backing is not None
+        run_worker(str(self._folder), self._backing.fd, self._kept_heap, job)
+
+    def _fork_fork_server(self, job: int) -> None:
+        ours, theirs = socket.socketpair()
 
         def run() -> None:
-            from raydask.worker.process import run_worker
+            ours.close()
+            ForkServer(job, theirs, lambda: self._be_worker(job)).run()
 
-            run_worker(folder, backing.fd, self._kept_heap)
-
-        self._workers.add(self._fork(run, "workers"))
+        pid = self._fork(run, f"fork-server-{job}")
+        theirs.close()
+        link = self._fork_servers[job] = _ForkServerLink(job, pid, ours)
+        self._selector.register(ours, selectors.EVENT_READ, lambda sock: self._on_server(link))
 
     def _fork(self, run: Callable[[], None], log: str) -> int:
-        pid = os.fork()
-        if pid:
-            return pid
-        status = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            if log != "node":
-                die_with_parent(self_pid_of_parent=os.getppid())
+        def leave() -> None:
             self._selector.close()
             if self._node_socket is not None:
                 self._node_socket.close()
+            for link in self._fork_servers.values():
+                link.socket.close()
             # The lifeline and the report to the driver are this process's alone.
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(null, 1)
             redirect_to_log(self._folder, log)
-            run()
-            status = 0
-        except BaseException:
-            import traceback
 
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+        return fork_child(leave, run, dies_with_us=log != "node")
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -274,14 +326,50 @@ class Supervisor:
             self._reason = self._reason or "the node has ended"
             return
         for message in self._decoder.feed(data):
-            if isinstance(message, ForkWorkers):
+            self._act_on(message)
+
+    def _act_on(self, message: Any) -> None:
+        """Do what the node says."""
+        if isinstance(message, ForkWorkers):
+            if message.job:
+                self._tell_server(message.job, message)
+            else:
                 for _ in range(message.count):
                     self._fork_worker()
-            elif isinstance(message, EndChild):
-                if message.pid in self._workers:
-                    os.kill(message.pid, signal.SIGKILL)
-            elif isinstance(message, NodeReady):
-                self._on_ready(message)
+        elif isinstance(message, EndChild):
+            if message.pid in self._workers:
+                os.kill(message.pid, signal.SIGKILL)
+            else:
+                for link in self._fork_servers.values():
+                    if message.pid in link.workers:
+                        link.send(message)
+        elif isinstance(message, PrepareWorkers):
+            if message.job not in self._fork_servers:
+                self._fork_fork_server(message.job)
+            self._tell_server(message.job, message)
+        elif isinstance(message, EndForkServer):
+            if message.job in self._fork_servers:
+                self._fork_servers[message.job].end()
+        elif isinstance(message, NodeReady):
+            self._on_ready(message)
+
+    def _tell_server(self, job: int, message: object) -> None:
+        if job in self._fork_servers:
+            self._fork_servers[job].send(message)
+        else:
+            self._tell_node(ForkServerEnded(job))
+
+    def _on_server(self, link: _ForkServerLink) -> None:
+        """Pass on what a job's fork server says; its end is the end of its socket."""
+        messages = link.receive()
+        if messages is None:
+            self._selector.unregister(link.socket)
+            link.socket.close()
+            del self._fork_servers[link.job]
+            self._adopted |= link.workers
+            messages = [ForkServerEnded(link.job)]
+        for message in messages:
+            self._tell_node(message)
 
     def _on_ready(self, message: NodeReady) -> None:
         if message.error:
@@ -292,16 +380,10 @@ class Supervisor:
         report({"address": str(self._folder), "warnings": self._warnings})
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
+        for pid, status, peak in ended_children():
             if pid in self._workers:
                 self._workers.discard(pid)
-                self._tell_node(ChildExited(pid, status, _bytes(usage.ru_maxrss)))
+                self._tell_node(ChildExited(pid, status, peak))
             elif pid == self._node:
                 self._node = 0
                 self._reason = self._reason or "the node process has ended; see logs/node.log"
@@ -310,15 +392,22 @@ class Supervisor:
                 self._global_due = max(
                     time.monotonic(), self._global_forked + _GLOBAL_PAUSE_SECONDS
                 )
-            else:
+            elif pid in [server.pid for server in self._redis]:
                 self._restart_redis(pid)
+            else:
+                # A job's fork server, or what one has left.
+                self._adopted.discard(pid)
+                for link in self._fork_servers.values():
+                    if link.pid == pid:
+                        link.pid = 0
+                self._tell_node(ChildExited(pid, status, peak, _NO_JOB))
 
     def _restart_redis(self, pid: int) -> None:
         for server in self._redis:
             if server.pid == pid and not self._reason:
                 server.start()
 
-    def _tell_node(self, message: ChildExited) -> None:
+    def _tell_node(self, message: object) -> None:
         if self._node_socket is not None:
             try:
                 self._node_socket.sendall(encode(message))
@@ -336,21 +425,28 @@ class Supervisor:
             report({"error": failure or self._reason or "the session could not be started"})
         children = [pid for pid in (self._node, self._global, *self._workers) if pid]
         children += [server.pid for server in self._redis if server.pid]
+        links = list(self._fork_servers.values())
+        children += [link.pid for link in links if link.pid]
         for pid in children:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        for pid in children:
-            try:
-                os.waitpid(pid, 0)
-            except ChildProcessError:
+        _wait_for(children)
+        for link in links:
+            while link.receive() is not None:
                 pass
+            self._adopted |= link.workers
+        _wait_for(self._adopted)
         remove_session(self._folder)
 
 
-def _bytes(maxrss: int) -> int:
-    return maxrss if sys.platform == "darwin" else maxrss * 1024
+def _wait_for(children: Iterable[int]) -> None:
+    for pid in children:
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass
 
 
 def import_for_children() -> None:
@@ -361,15 +457,6 @@ def import_for_children() -> None:
     import raydask.node.process
     import raydask.worker.actor_host
     import raydask.worker.process  # noqa: F401
-
-
-def die_with_parent(self_pid_of_parent: int) -> None:
-    """Have the kernel end this process when its parent ends, where it can (Linux)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != self_pid_of_parent:
-        os._exit(1)  # it ended before the call
 
 
 def write_secret(folder: Path, secret: str) -> None:

@@ -28,6 +28,7 @@ from raydask.object_store.spilled import SpillBatch
 from raydask.object_store.state import StoreState
 from raydask.task import TaskTemplate
 from raydask.testing.clock import VirtualClock
+from raydask.testing.fork_servers import SimulatedForkServers
 from raydask.testing.links import Link
 from raydask.testing.processes import Process, SimulatedDriver, SimulatedWorker
 from raydask.testing.programs import Program
@@ -56,12 +57,15 @@ class Faults(NamedTuple):
         Of each file of spilled objects, that it cannot be written.
     memory : float
         Of each tick, that workers and machine are measured, with any figures.
+    lost_server : float
+        Of each job's fork server, that it ends within a second.
     """
 
     failed_start: float = 0.0
     crash: float = 0.0
     failed_write: float = 0.0
     memory: float = 0.0
+    lost_server: float = 0.0
 
 
 class _Journal:
@@ -136,6 +140,7 @@ class SimulatedCluster:
             MemorySettings(_MEMORY // 5, 0.6),
         )
         self.processes: dict[ProcessNumber, Process] = {}
+        self.fork_servers = SimulatedForkServers(self)
         self.started_workers = 0
         self.files: set[int] = set()
         self.spilled_files = 0
@@ -188,6 +193,10 @@ class SimulatedCluster:
         driver.start(program, random.Random(self.rng.random()))
         return driver
 
+    def name_modules(self, driver: SimulatedDriver) -> None:
+        """Let a driver name modules that its functions import, if it is still there."""
+        self._if_there(driver, events.ModulesNamed(driver.number, ["a_module"]))
+
     def end_driver(self, driver: SimulatedDriver) -> None:
         """Let a driver end as if killed."""
         if driver.alive:
@@ -212,7 +221,7 @@ class SimulatedCluster:
 
     def _worker_gone(self, worker: SimulatedWorker) -> None:
         self.processes.pop(worker.number, None)
-        self.handle(events.WorkerLeft(worker.number, "it was made to crash"))
+        self.handle(events.WorkerLeft(worker.number, "it was made to crash", worker.source))
 
     def workers(self) -> list[SimulatedWorker]:
         """Return the workers that live."""
@@ -275,7 +284,11 @@ class SimulatedCluster:
                 if isinstance(process, SimulatedWorker):
                     process.control_from_node.send_message(action.message)
             elif isinstance(action, actions.StartWorkers):
-                self._start_workers(action.number)
+                self._start_workers(action)
+            elif isinstance(action, actions.PrepareWorkers):
+                self.fork_servers.prepare(action)
+            elif isinstance(action, actions.EndForkServer):
+                self.fork_servers.end(action.job)
             elif isinstance(action, actions.KillWorker):
                 self.clock.after(0.002 * self.rng.random(), partial(self._kill, action.process))
             elif isinstance(action, actions.AnswerRegion):
@@ -324,25 +337,30 @@ class SimulatedCluster:
         if isinstance(process, SimulatedWorker):
             self.crash(process)
 
-    def _start_workers(self, count: int) -> None:
-        self.started_workers += count
+    def _start_workers(self, action: actions.StartWorkers) -> None:
+        self.started_workers += action.number
         if self.started_workers > _WORKER_LIMIT:
             self.violated("workers are started without end")
-        for _ in range(count):
-            self.clock.after(0.005 * (1 + self.rng.random()), self._worker_up)
+        if action.job:
+            self.fork_servers.fork(action)
+            return
+        for _ in range(action.number):
+            self.clock.after(0.005 * (1 + self.rng.random()), partial(self.worker_up, 0))
 
-    def _worker_up(self) -> None:
+    def worker_up(self, job: int) -> None:
+        """Let a worker come, for a job or 0, or fail to."""
         if self.rng.random() < self.faults.failed_start:
             if self.rng.random() < 0.5:
-                self.handle(events.WorkersFailed(1))
+                self.handle(events.WorkersFailed(1, job))
             else:
                 self._numbers += 1
-                self.handle(events.WorkerLeft(ProcessNumber(self._numbers), "it ended early"))
+                number = ProcessNumber(self._numbers)
+                self.handle(events.WorkerLeft(number, "it ended early", job))
             return
         self._numbers += 1
-        worker = SimulatedWorker(self, ProcessNumber(self._numbers))
+        worker = SimulatedWorker(self, ProcessNumber(self._numbers), job)
         self.processes[worker.number] = worker
-        self.handle(events.WorkerJoined(worker.number, worker.number))
+        self.handle(events.WorkerJoined(worker.number, worker.number, job))
 
     def _tell_global(self, message: object) -> None:
         answer: events.Event

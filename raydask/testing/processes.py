@@ -369,8 +369,9 @@ class SimulatedDriver(Process):
 class SimulatedWorker(Process):
     """A worker, which runs what it is given."""
 
-    def __init__(self, cluster: SimulatedCluster, number: ProcessNumber) -> None:
+    def __init__(self, cluster: SimulatedCluster, number: ProcessNumber, source: int) -> None:
         super().__init__(cluster, number)
+        self.source = source
         self.control_to_node = cluster.link_to_node(self)
         self.control_from_node = cluster.control_from_node(self)
         self.inbox: deque[Assignment] = deque()

@@ -103,6 +103,8 @@ class Hello(msgspec.Struct, array_like=True):
     entry_point : str
         What a driver's process was started with, for people.
     log_to_driver : bool
+    job : int
+        For a worker the only job that it works for, whose fork server it comes from; 0: any.
     """
 
     role: str
@@ -115,6 +117,7 @@ class Hello(msgspec.Struct, array_like=True):
     folder: str = ""
     entry_point: str = ""
     log_to_driver: bool = True
+    job: int = 0
 
 
 class Submit(msgspec.Struct, array_like=True):
@@ -228,6 +231,12 @@ class Export(msgspec.Struct, array_like=True):
     nested: list[ObjectID]
 
 
+class Preload(msgspec.Struct, array_like=True):
+    """Modules that the functions to come will import, in the order in which that goes well."""
+
+    modules: list[str]
+
+
 class Request(msgspec.Struct, array_like=True):
     """A rare operation that wants a reply; ``payload`` is msgpack."""
 
@@ -297,6 +306,8 @@ class Welcome(msgspec.Struct, array_like=True):
         Not empty: the node refuses the connection, for this reason.
     record_call_sites : bool
         Whether the process shall say where in the program it makes objects.
+    preload : list of str
+        Packages that the workers of a job share, once the process has named their modules.
     """
 
     node: int
@@ -309,6 +320,7 @@ class Welcome(msgspec.Struct, array_like=True):
     session: str
     refusal: str = ""
     record_call_sites: bool = False
+    preload: list[str] = []
 
 
 class Values(msgspec.Struct, array_like=True):
@@ -560,9 +572,43 @@ class ClusterView(msgspec.Struct, array_like=True):
 
 
 class ForkWorkers(msgspec.Struct, array_like=True):
-    """Fork so many workers."""
+    """Fork so many workers; ``job`` is that whose fork server shall do it, 0: the supervisor."""
 
     count: int
+    job: int = 0
+
+
+class PrepareWorkers(msgspec.Struct, array_like=True):
+    """Have a fork server for this job, and let it import these modules."""
+
+    job: int
+    modules: list[str]
+    search_path: list[str]
+    folder: str
+
+
+class WorkersPrepared(msgspec.Struct, array_like=True):
+    """The job's fork server has imported what it was told to."""
+
+    job: int
+
+
+class WorkerForked(msgspec.Struct, array_like=True):
+    """What a job's fork server tells the supervisor, so that nobody is forgotten at the end."""
+
+    pid: int
+
+
+class EndForkServer(msgspec.Struct, array_like=True):
+    """End the job's fork server, and with it what it has forked."""
+
+    job: int
+
+
+class ForkServerEnded(msgspec.Struct, array_like=True):
+    """The job has no fork server: what it was told last, it has not done."""
+
+    job: int
 
 
 class EndChild(msgspec.Struct, array_like=True):
@@ -575,12 +621,14 @@ class ChildExited(msgspec.Struct, array_like=True):
     """A worker has ended.
 
     ``status`` is as ``os.waitpid`` gives it, ``peak_memory`` its largest resident set in
-    bytes.
+    bytes; ``job`` is that whose fork server it came from, 0: it came from the supervisor.
+    Negative: its parent had ended before it, and it need not have been a worker.
     """
 
     pid: int
     status: int
     peak_memory: int
+    job: int = 0
 
 
 class NodeReady(msgspec.Struct, array_like=True):
@@ -637,5 +685,11 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     Pin,
     Unpin,
     CallSite,
+    Preload,
+    PrepareWorkers,
+    WorkersPrepared,
+    EndForkServer,
+    ForkServerEnded,
+    WorkerForked,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""

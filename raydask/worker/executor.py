@@ -35,6 +35,7 @@ from raydask.wire.messages import (
     TaskStatus,
 )
 from raydask.worker.outcome import Outcomes, in_a_line, load_code
+from raydask.worker.surroundings import take_over
 
 _LONG_SECONDS = 0.001
 _BATCH_SECONDS = 0.001
@@ -206,12 +207,7 @@ class Executor:
     def _on_job_settings(self, message: JobSettings) -> None:
         self.session.namespace = message.namespace
         self.session.job = message.job
-        known = set(sys.path)
-        sys.path.extend(entry for entry in message.search_path if entry not in known)
-        try:
-            os.chdir(message.folder)
-        except OSError:
-            pass  # the driver's folder is gone; a task that needs it will say so
+        take_over(message.search_path, message.folder)
 
     def _give_back(self) -> None:
         task_ids = self._take_inbox()

@@ -7,8 +7,8 @@
     node  <--stdout, stderr--   whatever user code prints, as it is
     callers <==calls==>         main thread, once the worker is an actor
 
-The fork server calls `run_worker` in the child.  The worker ends when its node closes the
-connection, and the kernel ends it when the fork server dies.
+The supervisor, or the fork server of a job, calls `run_worker` in the child.  The worker ends when
+its node closes the connection, and the kernel ends it when its parent dies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from raydask.worker.allocator import keep_freed_memory
 from raydask.worker.executor import Executor
 
 
-def run_worker(folder: str, arena: int, kept_heap: int) -> None:
+def run_worker(folder: str, arena: int, kept_heap: int, job: int = 0) -> None:
     """Be a worker of the node whose session folder this is, until the node is gone.
 
     Parameters
@@ -44,12 +44,14 @@ def run_worker(folder: str, arena: int, kept_heap: int) -> None:
         Descriptor of the node's arena, inherited.
     kept_heap : int
         Bytes of freed heap that the process keeps.
+    job : int
+        The only one that it will work for; 0: any.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         connection = connect_unix(os.path.join(folder, NODE_SOCKET))
-        connection.send_message(Hello("worker", os.getpid(), VERSION))
+        connection.send_message(Hello("worker", os.getpid(), VERSION, job=job))
         welcome = await_welcome(connection)
     except (OSError, ClusterUnavailableError):
         return  # the node has ended meanwhile

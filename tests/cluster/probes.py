@@ -74,12 +74,14 @@ def connect_redis(session: str, shard: int = 0) -> redis.Redis:
 
 def session_processes(session: str) -> list[psutil.Process]:
     """Return the processes of a session: its supervisor and all below it."""
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            continue
+    found = []
+    for process in psutil.process_iter(["cmdline", "ppid"]):
+        command = process.info["cmdline"] or ()
         if "raydask.node.supervisor" in command and session in command:
+            found.append(process)  # a supervisor, or a fork of it
+    forks = {process.pid for process in found}
+    for process in found:
+        if process.info["ppid"] not in forks:
             return [process, *process.children(recursive=True)]
     return []
 

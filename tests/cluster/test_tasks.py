@@ -321,6 +321,7 @@ def test_higher_priority_goes_first(gate: Callable[[str], Gate]) -> None:
     low = [stamp.options(priority=-5).remote() for _ in range(3)]
     middle = [stamp.remote() for _ in range(3)]
     high = [stamp.options(priority=5).remote() for _ in range(3)]
+    raydask.nodes()  # answered when the node has taken in what was said before
     release.open()
     times = [raydask.get(group) for group in (high, middle, low)]
     assert max(times[0]) < min(times[1]) and max(times[1]) < min(times[2])

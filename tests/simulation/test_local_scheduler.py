@@ -7,6 +7,7 @@ end: every program comes to its end, and nothing is left when nothing is held.
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -117,6 +118,28 @@ def test_history_in_which_drivers_leave_at_any_time(seed: int) -> None:
         cluster.kill_actor(actor.actor_id)
     cluster.clock.run_for(5)
     assert_nothing_is_left(cluster, drivers)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_history_in_which_jobs_have_fork_servers(seed: int) -> None:
+    cluster = cluster_of(seed + 5000, Faults(failed_start=0.05, crash=0.02, lost_server=0.3))
+    kinds = (*SIMPLE, *ODD, *ACTORS, DETACHED, TREE, TREE)
+    drivers = []
+    for _ in range(3):
+        driver = cluster.add_driver(Story(60, kinds))
+        drivers.append(driver)
+        for _ in range(2):
+            cluster.clock.after(cluster.rng.random(), partial(cluster.name_modules, driver))
+    cluster.clock.run_for(cluster.rng.choice((0.1, 0.4, 2.0)))
+    cluster.end_driver(drivers[0])
+    run_to_the_end(cluster, drivers)
+    for actor in list(cluster.core.actors.records.values()):
+        cluster.kill_actor(actor.actor_id)
+    cluster.clock.run_for(5)
+
+    assert cluster.fork_servers.workers > 0
+    assert_nothing_is_left(cluster, drivers)
+    assert not cluster.fork_servers.jobs
 
 
 @pytest.mark.parametrize("seed", range(8))

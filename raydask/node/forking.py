@@ -1,0 +1,95 @@
+"""Processes that are forked and not started: how a child leaves its parent, and its end.
+
+Whoever calls this has one thread of Python, and has imported what the child needs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_CHANGED_SIGNALS = (signal.SIGCHLD, signal.SIGTERM)
+
+
+class Ended(NamedTuple):
+    """A child that has ended.
+
+    Attributes
+    ----------
+    pid : int
+    status : int
+        As ``os.waitpid`` gives it.
+    peak_memory : int
+        Its largest resident set, in bytes.
+    """
+
+    pid: int
+    status: int
+    peak_memory: int
+
+
+def fork_child(leave: Callable[[], None], run: Callable[[], None], *, dies_with_us: bool) -> int:
+    """Fork a process that does `run` and ends; return its process identifier.
+
+    Parameters
+    ----------
+    leave : callable
+        Called in the child first, to part with what is its parent's alone.
+    run : callable
+    dies_with_us : bool
+        Have the kernel end the child when this process ends, where it can (Linux).
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in _CHANGED_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if dies_with_us:
+            _die_with(parent)
+        leave()
+        run()
+        status = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def ended_children() -> Iterator[Ended]:
+    """Reap the children that have ended."""
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        peak = usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
+        yield Ended(pid, status, peak)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose parent ends, where that can be (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before the call
