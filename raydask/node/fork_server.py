@@ -2,9 +2,9 @@
 
 ::
 
-    node --PrepareWorkers, ForkWorkers, EndChild--> supervisor --the same--> fork server
-    node <--WorkersPrepared, ChildExited----------- supervisor <--the same----   | forks
-                                                                              workers of the job
+    node --PrepareWorkers, ForkWorkers---> supervisor --the same--> fork server
+    node <--WorkersPrepared, ChildExited-- supervisor <--the same----   | forks
+                                                                     workers of the job
 
 What it has imported, its workers share: the import takes its seconds once, and the memory is there
 once.  It is forked from the supervisor, which must stay without threads, while some packages
@@ -35,7 +35,6 @@ from raydask.node.forking import ended_children, fork_child
 from raydask.wire.framing import FrameDecoder, encode
 from raydask.wire.messages import (
     ChildExited,
-    EndChild,
     ForkWorkers,
     PrepareWorkers,
     WorkerForked,
@@ -61,7 +60,6 @@ class ForkServer:
         self._job = job
         self._supervisor = supervisor
         self._run = run
-        self._workers: set[int] = set()
         self._decoder = FrameDecoder()
         self._selector = selectors.DefaultSelector()
         self._wakers = socket.socketpair()
@@ -86,7 +84,6 @@ class ForkServer:
         except BlockingIOError:
             pass
         for ended in ended_children():
-            self._workers.discard(ended.pid)
             self._tell(ChildExited(ended.pid, ended.status, ended.peak_memory, self._job))
 
     def _on_supervisor(self) -> None:
@@ -108,14 +105,11 @@ class ForkServer:
             self._tell(WorkersPrepared(self._job))
         elif isinstance(message, ForkWorkers):
             for _ in range(message.count):
-                pid = fork_child(self._leave, self._run, dies_with_us=True)
-                self._workers.add(pid)
-                self._tell(WorkerForked(pid))
-        elif isinstance(message, EndChild):
-            if message.pid in self._workers:
-                os.kill(message.pid, signal.SIGKILL)
+                fork_child(self._leave, self._run, dies_with_us=True)
 
     def _leave(self) -> None:
+        # The child says so itself: the supervisor must know it before the node can.
+        self._tell(WorkerForked(os.getpid()))
         self._selector.close()
         self._supervisor.close()
         for end in self._wakers:

@@ -102,10 +102,15 @@ class _ForkServerLink:
         except OSError:
             pass
 
-    def receive(self) -> list[Any] | None:
-        """Wait for what it says; None: it has ended.  Keep account of its workers."""
+    def receive(self, *, wait: bool = False) -> list[Any] | None:
+        """Return what it says, waiting for something or not; None: it has ended.
+
+        This keeps account of its workers.
+        """
         try:
-            data = self.socket.recv(1 << 16)
+            data = self.socket.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
         except ConnectionError:
             data = b""
         if not data:
@@ -337,12 +342,7 @@ class Supervisor:
                 for _ in range(message.count):
                     self._fork_worker()
         elif isinstance(message, EndChild):
-            if message.pid in self._workers:
-                os.kill(message.pid, signal.SIGKILL)
-            else:
-                for link in self._fork_servers.values():
-                    if message.pid in link.workers:
-                        link.send(message)
+            self._end_worker(message.pid)
         elif isinstance(message, PrepareWorkers):
             if message.job not in self._fork_servers:
                 self._fork_fork_server(message.job)
@@ -353,6 +353,20 @@ class Supervisor:
         elif isinstance(message, NodeReady):
             self._on_ready(message)
 
+    def _end_worker(self, pid: int) -> None:
+        if pid in self._workers:
+            os.kill(pid, signal.SIGKILL)
+            return
+        links = list(self._fork_servers.values())
+        for link in links:
+            self._on_server(link)  # the worker may have said that it is there, and not been heard
+        if any(pid in link.workers for link in links):
+            # Not by its fork server, which may be importing.
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it has ended, and been reaped a moment ago
+
     def _tell_server(self, job: int, message: object) -> None:
         if job in self._fork_servers:
             self._fork_servers[job].send(message)
@@ -361,6 +375,8 @@ class Supervisor:
 
     def _on_server(self, link: _ForkServerLink) -> None:
         """Pass on what a job's fork server says; its end is the end of its socket."""
+        if self._fork_servers.get(link.job) is not link:
+            return  # its end was found out in this turn
         messages = link.receive()
         if messages is None:
             self._selector.unregister(link.socket)
@@ -434,7 +450,7 @@ class Supervisor:
                 pass
         _wait_for(children)
         for link in links:
-            while link.receive() is not None:
+            while link.receive(wait=True) is not None:
                 pass
             self._adopted |= link.workers
         _wait_for(self._adopted)

@@ -594,7 +594,7 @@ class WorkersPrepared(msgspec.Struct, array_like=True):
 
 
 class WorkerForked(msgspec.Struct, array_like=True):
-    """What a job's fork server tells the supervisor, so that nobody is forgotten at the end."""
+    """What a worker from a job's fork server tells the supervisor before all else."""
 
     pid: int
 
