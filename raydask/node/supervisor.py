@@ -146,7 +146,7 @@ class Supervisor:
         self._workers: set[int] = set()
         self._fork_servers: dict[int, _ForkServerLink] = {}
         self._adopted: set[int] = set()
-        """Workers whose fork server has ended; the kernel ends them."""
+        """Fork servers that have ended and not been reaped, and their workers."""
         self._node = 0
         self._global = 0
         self._global_forked = self._global_due = 0.0
@@ -382,7 +382,7 @@ class Supervisor:
             self._selector.unregister(link.socket)
             link.socket.close()
             del self._fork_servers[link.job]
-            self._adopted |= link.workers
+            self._adopted |= link.workers | {link.pid} - {0}
             messages = [ForkServerEnded(link.job)]
         for message in messages:
             self._tell_node(message)
