@@ -39,6 +39,9 @@ _REUSED_LIMIT = 1 << 16
 _NO_FILE = "<dynamic-code>"
 """What cloudpickle writes in the place of a file's name."""
 
+_SPAWNED_MAIN = "__mp_main__"
+"""The main script's module in a process that `multiprocessing` has spawned."""
+
 _reducers: dict[Any, Callable[[Any], Any]] = {}
 _dispatch_table: dict[Any, Callable[[Any], Any]] = {}
 _adapted: set[str] = set()
@@ -107,7 +110,7 @@ def plain_dumps(value: object) -> Pickled:
 
 
 def cloud_dumps(value: object) -> Pickled:
-    """Pickle a value with cloudpickle, which can do what is defined in ``__main__`` or inline.
+    """Pickle a value with cloudpickle, which can do what is defined in the main script or inline.
 
     Raises
     ------
@@ -139,6 +142,9 @@ def _cloud_dump(value: object, **options: Any) -> bytes:
 def _cloud_pickler() -> Any:
     import cloudpickle  # heavy, and most programs never need it in most processes
 
+    spawned = sys.modules.get(_SPAWNED_MAIN)
+    if spawned is not None:
+        cloudpickle.register_pickle_by_value(spawned)
     theirs = cloudpickle.CloudPickler
     table = ChainMap(_reducers, theirs.dispatch_table)
     reduce_code = functools.partial(_reduce_code, theirs.dispatch_table[types.CodeType])

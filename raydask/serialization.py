@@ -16,7 +16,8 @@ Layouts, told apart by the first byte:
 
 Plain ``pickle`` first, because it is five to ten times faster; ``cloudpickle`` where that
 cannot work in another process: for what it refuses (closures, lambdas, local classes) and
-for what it would write as a mere reference to ``__main__``, which is another module there.
+for what it would write as a mere reference to the main script (``__main__``, and ``__mp_main__``
+in a process that `multiprocessing` has spawned), which is another module there.
 
 Refs inside a value are noted while it is pickled (`note_nested`), so that whoever keeps the
 value can keep what it refers to.
@@ -41,6 +42,8 @@ BUFFER_ALIGNMENT = 64
 _BUFFERS_MARK = 1
 _BYTES_MARK = 2
 _RAW_BYTES_LIMIT = 4096
+_MAIN = b"main__"
+"""The end of each name that the main script's module has."""
 _HEADER = struct.Struct("<B3xIQ")
 _ENTRY = struct.Struct("<QQ")
 _ATOMS = frozenset((type(None), bool, int, float))
@@ -150,7 +153,7 @@ def serialize(value: object) -> Serialized:
     try:
         try:
             pickled, buffers = plain_dumps(value)
-            portable = b"__main__" not in pickled
+            portable = _MAIN not in pickled
         except Exception:  # a __reduce__ may raise anything; cloudpickle has the last word
             portable = False
         if not portable:

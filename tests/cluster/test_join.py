@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import raydask
 from raydask.errors import TaskError, UsageError
+from tests.architecture.source import ROOT
 from tests.cluster.probes import (
     connect_redis,
     driver,
@@ -278,3 +282,50 @@ print([each.id == oid for each in held()[oid]])
     )
     assert (code, out, err) == (0, "[True]\n", "")
     eventually_nothing_is_held()
+
+
+SPAWNED = """
+import multiprocessing, sys
+import raydask
+
+class Box:
+    def __init__(self, value):
+        self.value = value
+    def get(self):
+        return self.value
+
+def double(box):
+    return Box(2 * box.get())
+
+def child(address):
+    raydask.init(address)
+    actor = raydask.remote(Box).remote(5)
+    doubled = raydask.get(raydask.remote(double).remote(Box(4)))
+    through = raydask.get(raydask.put(Box(6)))
+    print(double.__module__, type(doubled) is Box, doubled.value, through.value)
+    made = raydask.get(raydask.remote(lambda: Box(7)).remote())
+    print(raydask.get(actor.get.remote()), made.value)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=child, args=(sys.argv[1],))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+
+
+def test_the_main_scripts_functions_work_in_a_process_that_it_spawned(
+    cluster: str, folder: Path
+) -> None:
+    script = folder / "spawns.py"
+    script.write_text(SPAWNED)
+    result = subprocess.run(
+        [sys.executable, str(script), cluster],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == ["__mp_main__ True 8 6", "5 7"]
