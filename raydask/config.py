@@ -61,6 +61,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Seconds within which a session must be up, and what is imported for a job's workers.
     infeasible_seconds : float
         How long a task that no node could run waits for one that can, before it fails.
+    tls_certificate, tls_key, tls_authority : str
+        Files, in PEM: what this machine shows, its private key, and who must have signed what
+        others show.  All or none; none: connections between machines are not encrypted.
     log_bytes : int
         At which size a log file is rotated; one older file is kept.
     record_call_sites : bool
@@ -96,6 +99,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     preload: str = "numpy,pandas,pyarrow,scipy,dask"
     start_timeout: float = 30.0
     infeasible_seconds: float = 30.0
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_authority: str = ""
     log_bytes: int = 10_000_000
     record_call_sites: bool = False
     memory_limit: int = 0
@@ -125,6 +131,14 @@ class SessionOptions(msgspec.Struct, kw_only=True):
         Bytes; None: a share of the memory.
     num_redis_shards : int
     config : Config
+    detached : bool
+        Whether the session stays when whoever starts it ends.
+    host : str
+        Where the global scheduler listens; empty: on no network.
+    port : int
+        0: any that is free.
+    secret : str
+        Empty: one is made.
     """
 
     folder: str
@@ -134,6 +148,10 @@ class SessionOptions(msgspec.Struct, kw_only=True):
     object_store_memory: int | None
     num_redis_shards: int
     config: Config
+    detached: bool = False
+    host: str = ""
+    port: int = 0
+    secret: str = ""
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Config:

@@ -11,16 +11,19 @@ in it                  what
 ``w<process>.sock``    where callers connect to the actor in that worker
 ``redis-<shard>/``     a Redis server's socket, log and append-only file
 ``secret``             the session's secret, which is Redis' password too
+``endpoint``           where the global scheduler listens on a network, if it does
 ``logs/``              a log for each process
 ``spill/``             objects that did not fit into memory, or a link to where they are
 ``lock``               held by the supervisor as long as it lives
 =====================  ==========================================================
 
-Beside the folders, the link ``latest`` names the session that was started last.
+A folder whose lock nobody holds belongs to nobody: the kernel lets go of a lock when its process
+ends, however it ends.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -32,8 +35,9 @@ from raydask.errors import StartError
 NODE_SOCKET = "node.sock"
 GLOBAL_SOCKET = "global.sock"
 SECRET = "secret"
-LATEST = "latest"
+ENDPOINT = "endpoint"
 SPILL = "spill"
+LOCK = "lock"
 LONGEST_PATH = 80
 """Bytes that leave room for a socket's name: the path of one is limited to 107."""
 
@@ -68,6 +72,45 @@ def new_session_folder() -> Path:
             f"{folder} is too long a path for unix sockets (107 bytes); set TMPDIR to a shorter one"
         )
     return folder
+
+
+def lock_session(folder: Path) -> int:
+    """Take the lock of a session; return its descriptor, to be kept open."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Whoever looks whether it is held has it for a moment.
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def is_held(folder: Path) -> bool:
+    """Say whether a process holds the lock of a session, which has one.
+
+    Raises
+    ------
+    FileNotFoundError
+        It has none: its supervisor may be about to make it, or it is gone.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR)
+    try:
+        # Shared: two who look at once do not take one another for the holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def running_sessions() -> list[Path]:
+    """Return the folders of this user's sessions that are up, the one started last first."""
+    found = []
+    for folder in sessions_root().glob("s-*"):
+        try:
+            if is_held(folder) and (folder / NODE_SOCKET).exists():
+                found.append(((folder / LOCK).stat().st_mtime_ns, folder))
+        except OSError:
+            continue  # it ends, or begins
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def make_spill_folder(session: Path, configured: str) -> Path:

@@ -1,10 +1,11 @@
-"""Looking into a session: where its memory is."""
+"""Looking into a session: which nodes it has, where its memory is."""
 
 from __future__ import annotations
 
 from raydask.driver import launcher
-from raydask.driver.observer import ask_node
+from raydask.driver.observer import ask_cluster, ask_node
 from raydask.driver.session import find_session
+from raydask.wire.endpoint import looks_like_endpoint, parse_endpoint
 from raydask.wire.memory import (
     Holder,
     MemoryReport,
@@ -15,17 +16,44 @@ from raydask.wire.memory import (
     Query,
     StateTotal,
 )
+from raydask.wire.status import NodeStatus
 
 __all__ = [
     "Holder",
     "MemoryReport",
     "NodeMemory",
+    "NodeStatus",
     "ObjectMemory",
     "ProcessMemory",
     "StateTotal",
+    "cluster_status",
     "memory_report",
     "memory_summary",
 ]
+
+
+def cluster_status(address: str | None = None) -> list[NodeStatus]:
+    """Return the state of each node of a session.
+
+    Parameters
+    ----------
+    address : str, optional
+        As in `memory_report`; or the HOST:PORT of a cluster on any machine, whose secret is in
+        the environment as ``RAYDASK_SECRET``.
+
+    Raises
+    ------
+    ClusterUnavailableError
+        There is no such session, or it does not accept the secret.
+    """
+    session = find_session()
+    if address is None and session is not None:
+        return session.request("nodes", None, list[NodeStatus])
+    if address is not None and looks_like_endpoint(address):
+        secret = launcher.secret_from_environment()
+        if secret:
+            return ask_cluster(parse_endpoint(address), secret, "nodes", None, list[NodeStatus])
+    return ask_node(launcher.find_address(address or "auto"), "nodes", None, list[NodeStatus])
 
 
 def memory_report(

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
-from raydask import config as settings
 from raydask.driver import launcher
 from raydask.driver.actor import ActorClass, ActorHandle, handle_of
 from raydask.driver.context import RuntimeContext, runtime_context
@@ -18,7 +17,6 @@ from raydask.driver.remote_function import RemoteFunction
 from raydask.driver.session import Session, current_session, find_session, install_session
 from raydask.errors import ClusterUnavailableError, UsageError
 from raydask.ids import ActorID, is_put, task_of
-from raydask.session_folder import new_session_folder
 from raydask.task import RESOURCE_UNIT
 
 _ABSENT: Any = object()
@@ -54,7 +52,8 @@ def init(
     Parameters
     ----------
     address : str, optional
-        Join the session with this address (its folder); ``"auto"`` means this user's latest.
+        Join the session with this address: its folder, or the HOST:PORT at which `raydask
+        start` says that it listens; ``"auto"`` means this user's latest.
         None starts a new session, unless the environment variable ``RAYDASK_ADDRESS`` names
         one.
     num_cpus, num_gpus : float, optional
@@ -95,7 +94,7 @@ def init(
     address = address or os.environ.get("RAYDASK_ADDRESS") or None
     supervised: launcher.Supervised | None = None
     if address is None:
-        options = _session_options(
+        options = launcher.session_options(
             num_cpus, num_gpus, resources, object_store_memory, num_redis_shards
         )
         supervised = launcher.Supervised(options)
@@ -130,36 +129,6 @@ def announce_to_dask() -> None:
         from raydask.compat.dask import register_name
 
         register_name()
-
-
-def _session_options(
-    num_cpus: float | None,
-    num_gpus: float | None,
-    resources: Mapping[str, float] | None,
-    object_store_memory: int | None,
-    num_redis_shards: Any,
-) -> settings.SessionOptions:
-    amounts: dict[str, Any] = {
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "object_store_memory": object_store_memory,
-        **(resources or {}),
-    }
-    for name, amount in amounts.items():
-        if amount is not None and (not isinstance(amount, (int, float)) or amount < 0):
-            raise UsageError(f"{name} must be a number that is not negative, not {amount!r}")
-    if not isinstance(num_redis_shards, int) or not 1 <= num_redis_shards <= 64:
-        raise UsageError(f"num_redis_shards must be from 1 to 64, not {num_redis_shards!r}")
-    config = settings.from_environment()
-    return settings.SessionOptions(
-        folder=str(new_session_folder()),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        resources={str(name): float(amount) for name, amount in (resources or {}).items()},
-        object_store_memory=object_store_memory,
-        num_redis_shards=num_redis_shards,
-        config=config,
-    )
 
 
 def _join(folder: str, namespace: str, log_to_driver: bool) -> Session:
@@ -475,7 +444,8 @@ def nodes() -> list[dict[str, Any]]:
     list of dict
         With the node's number, whether it is alive, its resources and what of them is
         available, the bytes of its object store and how many are used, the number of tasks
-        and objects that it knows, and the folder of its session.
+        and objects that it knows, of tasks that are queued for its resources and of those that
+        no node can run, of workers and drivers, and the folder of its session.
     """
     return current_session().request("nodes", None, list[dict[str, Any]])
 

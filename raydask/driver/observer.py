@@ -1,4 +1,4 @@
-"""Asking a session's node something without taking part in it.
+"""Asking a session's node, or a cluster, something without taking part in it.
 
 An observer is no driver: it has no job, submits nothing and holds nothing, so whatever it
 does leaves no trace in the session.
@@ -6,19 +6,26 @@ does leaves no trace in the session.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
 
+from raydask.config import from_environment
 from raydask.errors import ClusterUnavailableError
 from raydask.serialization import deserialize_error
 from raydask.session_folder import NODE_SOCKET
 from raydask.version import VERSION
 from raydask.wire.connection import BlockingConnection, ConnectionLost, connect_unix
+from raydask.wire.endpoint import Endpoint
+from raydask.wire.guard import connect_guarded
 from raydask.wire.handshake import await_welcome
+from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.messages import Hello, Reply, Request
+from raydask.wire.tls import client_tls
 
 T = TypeVar("T")
 
@@ -63,6 +70,46 @@ def ask_node(folder: str, operation: str, payload: object, result: type[T]) -> T
     if reply.error:
         raise deserialize_error(reply.error)
     return msgspec.msgpack.decode(reply.payload, type=result)
+
+
+def ask_cluster(
+    endpoint: Endpoint, secret: str, operation: str, payload: object, result: type[T]
+) -> T:
+    """Return the answer of the global scheduler that listens there; see `ask_node`."""
+    exchange = _exchange(endpoint, secret, Request(0, operation, msgspec.msgpack.encode(payload)))
+    with ThreadPoolExecutor(1) as pool:  # this thread may have a loop that runs
+        try:
+            reply = pool.submit(asyncio.run, exchange).result()
+        except (OSError, asyncio.TimeoutError) as error:
+            raise ClusterUnavailableError(
+                f"no cluster answers at {endpoint}: {str(error) or 'it is too slow'}"
+            ) from error
+    if reply.error:
+        raise deserialize_error(reply.error)
+    return msgspec.msgpack.decode(reply.payload, type=result)
+
+
+async def _exchange(endpoint: Endpoint, secret: str, request: Request) -> Reply:
+    answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def on_message(protocol: FrameProtocol, message: object) -> None:
+        if isinstance(message, Reply) and not answered.done():
+            answered.set_result(message)
+
+    def on_lost(protocol: FrameProtocol, error: BaseException | None) -> None:
+        if not answered.done():
+            answered.set_exception(ConnectionError(f"it went away: {error}"))
+
+    tls = client_tls(from_environment())
+    protocol = await connect_guarded(
+        endpoint, secret, lambda: FrameProtocol(on_message, on_lost), tls
+    )
+    try:
+        protocol.send(Hello("observer", os.getpid(), VERSION))
+        protocol.send(request)
+        return await asyncio.wait_for(answered, _ANSWER_SECONDS)
+    finally:
+        protocol.close()
 
 
 def _await_reply(connection: BlockingConnection) -> Reply:

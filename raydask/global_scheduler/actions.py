@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from raydask.ids import NodeNumber
 
 
-class Send(NamedTuple):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Send a message to a node, if it is connected."""
 
     node: NodeNumber
     message: object
 
 
-class Persist(NamedTuple):
+class Persist(msgspec.Struct, frozen=True, gc=False):
     """Have everything journaled so far in the control state before sending what follows.
 
     What a node has been told about an actor or a name, a restarted global scheduler knows.

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry
 from raydask.ids import ActorID, NodeNumber
-from raydask.wire.messages import ActorState, PassedUp, RegisterNode
+from raydask.wire.messages import ActorState, Heartbeat, PassedUp, RegisterNode
 
 
-class EntriesReread(NamedTuple):
+class EntriesReread(msgspec.Struct, frozen=True, gc=False):
     """A predecessor's entries have been read from the control state; comes first, or never."""
 
     nodes: list[NodeEntry]
@@ -20,36 +20,34 @@ class EntriesReread(NamedTuple):
     names: list[NamedActorEntry]
 
 
-class NodeRegistered(NamedTuple):
+class NodeRegistered(msgspec.Struct, frozen=True, gc=False):
     """A node has joined, or has come back on a new connection."""
 
     node: NodeNumber
     message: RegisterNode
 
 
-class LoadReported(NamedTuple):
+class LoadReported(msgspec.Struct, frozen=True, gc=False):
     """A node says how busy it is; see ``messages.Heartbeat``."""
 
     node: NodeNumber
-    available: dict[str, int]
-    queued: int
-    queue_seconds: float
+    message: Heartbeat
 
 
-class NodeLost(NamedTuple):
+class NodeLost(msgspec.Struct, frozen=True, gc=False):
     """A node's connection has ended."""
 
     node: NodeNumber
 
 
-class TasksPassedUp(NamedTuple):
+class TasksPassedUp(msgspec.Struct, frozen=True, gc=False):
     """A node wants to know where tasks shall run."""
 
     node: NodeNumber
     tasks: list[PassedUp]
 
 
-class ActorRequested(NamedTuple):
+class ActorRequested(msgspec.Struct, frozen=True, gc=False):
     """A node wants to know where an actor shall live; see ``messages.CreateActor``.
 
     Its name is the one that it has claimed.
@@ -64,7 +62,7 @@ class ActorRequested(NamedTuple):
     job: int
 
 
-class ActorReported(NamedTuple):
+class ActorReported(msgspec.Struct, frozen=True, gc=False):
     """A node reports an actor's new state; see ``messages.ActorChanged``."""
 
     node: NodeNumber
@@ -75,7 +73,7 @@ class ActorReported(NamedTuple):
     cause: str
 
 
-class NameClaimed(NamedTuple):
+class NameClaimed(msgspec.Struct, frozen=True, gc=False):
     """An actor wants a name; see ``messages.ClaimName``."""
 
     node: NodeNumber
@@ -86,7 +84,7 @@ class NameClaimed(NamedTuple):
     handle: bytes
 
 
-class NameAsked(NamedTuple):
+class NameAsked(msgspec.Struct, frozen=True, gc=False):
     """A node wants to know which actor has a name."""
 
     node: NodeNumber
@@ -95,7 +93,7 @@ class NameAsked(NamedTuple):
     namespace: str
 
 
-class ClockTicked(NamedTuple):
+class ClockTicked(msgspec.Struct, frozen=True, gc=False):
     """Some time has passed."""
 
 

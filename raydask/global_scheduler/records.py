@@ -12,6 +12,7 @@ from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, encod
 from raydask.control.tables import ActorState as ActorStateName
 from raydask.control.write_behind_state import Journal
 from raydask.ids import ActorID, NodeNumber
+from raydask.wire.messages import Heartbeat
 
 
 class RereadJournal(Journal, Protocol):
@@ -33,11 +34,22 @@ class NodeRecord:
         report, corrected by what has been placed there since.
     queued : int
     queue_seconds : float
+    reported : Heartbeat
+        The last one, as it came.
     lost_at : float or None
         When the connection ended; None while there is one.
     """
 
-    __slots__ = ("available", "entry", "lost_at", "number", "queue_seconds", "queued", "total")
+    __slots__ = (
+        "available",
+        "entry",
+        "lost_at",
+        "number",
+        "queue_seconds",
+        "queued",
+        "reported",
+        "total",
+    )
 
     def __init__(self, entry: NodeEntry, total: dict[str, int]) -> None:
         self.number = NodeNumber(entry.number)
@@ -46,6 +58,7 @@ class NodeRecord:
         self.available = dict(total)
         self.queued = 0
         self.queue_seconds = 0.0
+        self.reported = Heartbeat(entry.number, {}, 0, 0.0, 0)
         self.lost_at: float | None = None
 
     def document(self) -> bytes:

@@ -11,24 +11,30 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
 
+from raydask.config import Config
 from raydask.control import schema
 from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStore, ControlStoreUnavailableError
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decode
 from raydask.control.write_behind import WriteBehind
-from raydask.errors import InternalError
+from raydask.errors import ClusterUnavailableError, InternalError, UsageError
 from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Action, Send
 from raydask.global_scheduler.state import GlobalScheduler, Journals
 from raydask.ids import NodeNumber
+from raydask.serialization import serialize_error
 from raydask.wire import messages as wire
+from raydask.wire.guard import Strangers, guarded_by
+from raydask.wire.handshake import refusal_of
 from raydask.wire.loop_connection import FrameProtocol
+from raydask.wire.tls import server_tls
 
 _log = logging.getLogger("raydask.global_scheduler")
 
@@ -71,6 +77,8 @@ class GlobalSchedulerServer:
         self._connections: set[FrameProtocol] = set()
         self._held: list[Send] = []
         self._holding = False
+        self._strangers = Strangers()
+        self._network: asyncio.AbstractServer | None = None
 
     async def start(self, path: str) -> None:
         """Listen on a unix socket that only this user can use, and start the clock."""
@@ -85,8 +93,18 @@ class GlobalSchedulerServer:
         self._tick()
         self._write_behind()
 
+    async def listen(self, listener: socket.socket, secret: str, config: Config) -> None:
+        """Listen on a network too, to those who know the secret."""
+        assert self._loop is not None
+        make = guarded_by(secret, self._make_protocol, self._strangers)
+        tls = server_tls(config)
+        self._network = await self._loop.create_server(make, sock=listener, ssl=tls)
+
     def close(self) -> None:
         """Close every connection and stop the clock."""
+        if self._network is not None:
+            self._network.close()
+        self._strangers.close()
         for timer in self._timers.values():
             timer.cancel()
         if self._listener is not None:
@@ -150,6 +168,9 @@ class GlobalSchedulerServer:
         return protocol
 
     def _on_first_message(self, protocol: FrameProtocol, message: Any) -> None:
+        if isinstance(message, wire.Hello) and message.role == "observer":
+            self._observe(protocol, message)
+            return
         if not isinstance(message, wire.RegisterNode):
             self._refuse(protocol, message)
             return
@@ -160,6 +181,25 @@ class GlobalSchedulerServer:
             before.close()
         protocol.on_message = lambda _, later: self._on_message(protocol, node, later)
         self.handle(events.NodeRegistered(node, message))
+
+    def _observe(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
+        refusal = refusal_of(hello)
+        if refusal:
+            error = serialize_error(ClusterUnavailableError(refusal))
+            protocol.send(wire.Reply(0, error, b""))
+            protocol.close()
+            return
+        protocol.on_message = self._on_request
+
+    def _on_request(self, protocol: FrameProtocol, message: Any) -> None:
+        if not isinstance(message, wire.Request):
+            self._refuse(protocol, message)
+        elif message.operation == "nodes":
+            payload = msgspec.msgpack.encode(self._core.status())
+            protocol.send(wire.Reply(message.number, b"", payload))
+        else:
+            error = UsageError(f"the global scheduler knows no operation {message.operation!r}")
+            protocol.send(wire.Reply(message.number, serialize_error(error), b""))
 
     def _on_message(self, protocol: FrameProtocol, node: NodeNumber, message: Any) -> None:
         convert = _EVENTS.get(type(message))
@@ -188,7 +228,7 @@ class GlobalSchedulerServer:
 
 
 def _on_heartbeat(node: NodeNumber, message: wire.Heartbeat) -> events.Event:
-    return events.LoadReported(node, message.available, message.queued, message.queue_seconds)
+    return events.LoadReported(node, message)
 
 
 def _on_pass_up(node: NodeNumber, message: wire.PassUp) -> events.Event:
@@ -279,7 +319,13 @@ def remove_socket(path: str) -> None:
         pass
 
 
-def run_global_scheduler(socket_path: str, urls: list[str], password: str, window: float) -> None:
+def run_global_scheduler(
+    socket_path: str,
+    urls: list[str],
+    secret: str,
+    config: Config,
+    listener: socket.socket | None,
+) -> None:
     """Be the global scheduler of a session, until SIGTERM or until the parent is gone.
 
     Parameters
@@ -288,9 +334,11 @@ def run_global_scheduler(socket_path: str, urls: list[str], password: str, windo
         Where nodes connect; it appears once the control state has been reread.
     urls : list of str
         Of the Redis servers, in the order of their shards.
-    password : str
-    window : float
-        Seconds; see ``WriteBehind``.
+    secret : str
+        The cluster's, which is Redis' password too.
+    config : Config
+    listener : socket.socket or None
+        On a network.
 
     Raises
     ------
@@ -300,15 +348,15 @@ def run_global_scheduler(socket_path: str, urls: list[str], password: str, windo
         See `run_until_told`.
     """
     parent = os.getppid()
-    store = RedisStore(urls, password=password)
+    store = RedisStore(urls, password=secret)
     entries = _reread_when_reachable(store)
-    writer = WriteBehind(store, window)
+    writer = WriteBehind(store, config.control_window)
     core = GlobalScheduler(journals_of(writer))
     server = GlobalSchedulerServer(core, writer)
     writer.start()
     server.handle(entries)
     try:
-        asyncio.run(_serve(server, socket_path, parent))
+        asyncio.run(_serve(server, socket_path, parent, listener, secret, config))
     finally:
         try:
             writer.close(time.monotonic() + _CLOSE_SECONDS)
@@ -328,8 +376,17 @@ def _reread_when_reachable(store: RedisStore) -> events.EntriesReread:
             time.sleep(_RETRY_SECONDS)
 
 
-async def _serve(server: GlobalSchedulerServer, path: str, parent: int) -> None:
+async def _serve(
+    server: GlobalSchedulerServer,
+    path: str,
+    parent: int,
+    listener: socket.socket | None,
+    secret: str,
+    config: Config,
+) -> None:
     await server.start(path)
+    if listener is not None:
+        await server.listen(listener, secret, config)
     await run_until_told(server, parent)
 
 

@@ -46,6 +46,7 @@ from raydask.wire.messages import (
     Infeasible,
     Placed,
 )
+from raydask.wire.status import NodeStatus
 
 NODE_GRACE_SECONDS = 5.0
 VIEW_SECONDS = 0.5
@@ -197,12 +198,13 @@ class GlobalScheduler:
         node = self._nodes.get(event.node)
         if node is None:
             return
-        if (node.available, node.queued) != (event.available, event.queued):
+        message = node.reported = event.message
+        if (node.available, node.queued) != (message.available, message.queued):
             self._view_changed = True
         # A copy: placements are subtracted from it.
-        node.available = dict(event.available)
-        node.queued = event.queued
-        node.queue_seconds = event.queue_seconds
+        node.available = dict(message.available)
+        node.queued = message.queued
+        node.queue_seconds = message.queue_seconds
 
     def _on_lost(self, event: events.NodeLost) -> None:
         node = self._nodes.get(event.node)
@@ -251,6 +253,28 @@ class GlobalScheduler:
                 for node in self._connected()
             }
         )
+
+    def status(self) -> list[NodeStatus]:
+        """Return what is known of each node, for whoever watches over the cluster."""
+        unplaced = self._unplaced.values()
+        return [
+            NodeStatus(
+                node.number,
+                node.lost_at is None,
+                _in_units(node.total),
+                _in_units(node.available),
+                node.entry.object_store_bytes,
+                node.reported.store_used,
+                node.reported.tasks,
+                node.reported.objects,
+                node.queued,
+                sum(item.reported and item.node == node.number for item in unplaced),
+                node.reported.workers,
+                node.reported.drivers,
+                node.entry.address,
+            )
+            for node in sorted(self._nodes.values(), key=lambda node: node.number)
+        ]
 
     # --- places -----------------------------------------------------------------------------
 
@@ -421,3 +445,7 @@ def _authority(actor: ActorRecord) -> NodeNumber:
     if actor.entry.state == "ALIVE" or (actor.presumed_dead and actor.state_before == "ALIVE"):
         return NodeNumber(actor.entry.node)
     return home_of(actor.actor_id)
+
+
+def _in_units(resources: dict[str, int]) -> dict[str, float]:
+    return {name: amount / RESOURCE_UNIT for name, amount in resources.items()}

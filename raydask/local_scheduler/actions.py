@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from raydask.ids import ProcessNumber
 from raydask.object_store.spilled import SpillBatch
 
 
-class Send(NamedTuple):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Send a message to a process."""
 
     process: ProcessNumber
     message: object
 
 
-class SendControl(NamedTuple):
+class SendControl(msgspec.Struct, frozen=True, gc=False):
     """Send a message to a worker's control socket."""
 
     process: ProcessNumber
     message: object
 
 
-class SendGlobal(NamedTuple):
+class SendGlobal(msgspec.Struct, frozen=True, gc=False):
     """Send a message to the global scheduler, if there is one.
 
     Nothing is kept for one to come: whatever it did not answer is said again then.
@@ -31,14 +31,14 @@ class SendGlobal(NamedTuple):
     message: object
 
 
-class StartWorkers(NamedTuple):
+class StartWorkers(msgspec.Struct, frozen=True, gc=False):
     """Start worker processes, by a job's fork server or, 0, for any job; each will say hello."""
 
     number: int
     job: int = 0
 
 
-class PrepareWorkers(NamedTuple):
+class PrepareWorkers(msgspec.Struct, frozen=True, gc=False):
     """See that a job has a fork server, and have it import these modules."""
 
     job: int
@@ -47,57 +47,57 @@ class PrepareWorkers(NamedTuple):
     folder: str
 
 
-class EndForkServer(NamedTuple):
+class EndForkServer(msgspec.Struct, frozen=True, gc=False):
     """End a job's fork server."""
 
     job: int
 
 
-class KillWorker(NamedTuple):
+class KillWorker(msgspec.Struct, frozen=True, gc=False):
     """End a worker process with SIGKILL."""
 
     process: ProcessNumber
 
 
-class RetireWorker(NamedTuple):
+class RetireWorker(msgspec.Struct, frozen=True, gc=False):
     """Have a worker end by itself that has nothing to do, for this reason."""
 
     process: ProcessNumber
     reason: str
 
 
-class MeasureWorker(NamedTuple):
+class MeasureWorker(msgspec.Struct, frozen=True, gc=False):
     """Measure a worker's private memory, as it is before anything else reaches the worker."""
 
     process: ProcessNumber
 
 
-class WriteSpillFile(NamedTuple):
+class WriteSpillFile(msgspec.Struct, frozen=True, gc=False):
     """Write objects to a file of the spill folder; say when that is done."""
 
     batch: SpillBatch
 
 
-class DeleteSpillFile(NamedTuple):
+class DeleteSpillFile(msgspec.Struct, frozen=True, gc=False):
     """Nothing in this file of the spill folder is wanted any more."""
 
     file: int
 
 
-class GiveBackMemory(NamedTuple):
+class GiveBackMemory(msgspec.Struct, frozen=True, gc=False):
     """Give the pages of these parts of the arena back, before anything else is done."""
 
     runs: list[tuple[int, int]]
 
 
-class FillMemory(NamedTuple):
+class FillMemory(msgspec.Struct, frozen=True, gc=False):
     """Write these bytes into the arena, before anything else is done."""
 
     offset: int
     data: bytes
 
 
-class AnswerRegion(NamedTuple):
+class AnswerRegion(msgspec.Struct, frozen=True, gc=False):
     """Answer a request for room: with its offset, or with a serialized error."""
 
     process: ProcessNumber
@@ -106,7 +106,7 @@ class AnswerRegion(NamedTuple):
     error: bytes = b""
 
 
-class EndProcess(NamedTuple):
+class EndProcess(msgspec.Struct, frozen=True, gc=False):
     """Close the connection of a process that broke the protocol, for this reason."""
 
     process: ProcessNumber

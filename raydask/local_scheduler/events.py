@@ -6,14 +6,14 @@ a batch are the wire's own structs, so nothing is copied on the way.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from raydask.ids import ActorID, FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.task import TaskSpec, TaskTemplate
 from raydask.wire.messages import ObjectValue, TaskResult
 
 
-class DriverJoined(NamedTuple):
+class DriverJoined(msgspec.Struct, frozen=True, gc=False):
     """A driver has connected; its job is its own."""
 
     process: ProcessNumber
@@ -23,7 +23,7 @@ class DriverJoined(NamedTuple):
     folder: str
 
 
-class WorkerJoined(NamedTuple):
+class WorkerJoined(msgspec.Struct, frozen=True, gc=False):
     """A worker process is up, task and control socket both; `job` is the only one it is for."""
 
     process: ProcessNumber
@@ -31,13 +31,13 @@ class WorkerJoined(NamedTuple):
     job: int = 0
 
 
-class DriverLeft(NamedTuple):
+class DriverLeft(msgspec.Struct, frozen=True, gc=False):
     """A driver has gone, in good order or not."""
 
     process: ProcessNumber
 
 
-class WorkerLeft(NamedTuple):
+class WorkerLeft(msgspec.Struct, frozen=True, gc=False):
     """A worker's process has ended; `cause` describes how, for people.
 
     `job` is the only one that it was for, in case it has never joined.
@@ -48,33 +48,33 @@ class WorkerLeft(NamedTuple):
     job: int = 0
 
 
-class WorkersFailed(NamedTuple):
+class WorkersFailed(msgspec.Struct, frozen=True, gc=False):
     """So many of the workers that were asked for have ended before they said hello."""
 
     number: int
     job: int = 0
 
 
-class ModulesNamed(NamedTuple):
+class ModulesNamed(msgspec.Struct, frozen=True, gc=False):
     """A process is about to export functions that import these."""
 
     process: ProcessNumber
     modules: list[str]
 
 
-class WorkersPrepared(NamedTuple):
+class WorkersPrepared(msgspec.Struct, frozen=True, gc=False):
     """A job's fork server has imported what it was told to."""
 
     job: int
 
 
-class ForkServerEnded(NamedTuple):
+class ForkServerEnded(msgspec.Struct, frozen=True, gc=False):
     """A job has no fork server, and what it was told to start will not come."""
 
     job: int
 
 
-class TasksSubmitted(NamedTuple):
+class TasksSubmitted(msgspec.Struct, frozen=True, gc=False):
     """A process wants these tasks to run."""
 
     process: ProcessNumber
@@ -82,7 +82,7 @@ class TasksSubmitted(NamedTuple):
     specs: list[TaskSpec]
 
 
-class FunctionExported(NamedTuple):
+class FunctionExported(msgspec.Struct, frozen=True, gc=False):
     """A process gives a function's code."""
 
     process: ProcessNumber
@@ -92,7 +92,7 @@ class FunctionExported(NamedTuple):
     nested: list[ObjectID]
 
 
-class ValuesRequested(NamedTuple):
+class ValuesRequested(msgspec.Struct, frozen=True, gc=False):
     """A process wants these values; see ``messages.Get``."""
 
     process: ProcessNumber
@@ -101,7 +101,7 @@ class ValuesRequested(NamedTuple):
     reclaimed: list[TaskID]
 
 
-class ObjectsWatched(NamedTuple):
+class ObjectsWatched(msgspec.Struct, frozen=True, gc=False):
     """A process wants to know when these exist; see ``messages.Watch``."""
 
     process: ProcessNumber
@@ -110,13 +110,13 @@ class ObjectsWatched(NamedTuple):
     reclaimed: list[TaskID]
 
 
-class WorkerUnblocked(NamedTuple):
+class WorkerUnblocked(msgspec.Struct, frozen=True, gc=False):
     """A worker's main thread goes on."""
 
     process: ProcessNumber
 
 
-class ObjectsPut(NamedTuple):
+class ObjectsPut(msgspec.Struct, frozen=True, gc=False):
     """A process has made these objects, for `holder` (itself, or an actor's caller)."""
 
     process: ProcessNumber
@@ -124,42 +124,42 @@ class ObjectsPut(NamedTuple):
     values: list[ObjectValue]
 
 
-class ObjectsPromised(NamedTuple):
+class ObjectsPromised(msgspec.Struct, frozen=True, gc=False):
     """A process will put these objects."""
 
     process: ProcessNumber
     object_ids: list[ObjectID]
 
 
-class ObjectsAcquired(NamedTuple):
+class ObjectsAcquired(msgspec.Struct, frozen=True, gc=False):
     """A process holds these objects too."""
 
     process: ProcessNumber
     object_ids: list[ObjectID]
 
 
-class ObjectsReleased(NamedTuple):
+class ObjectsReleased(msgspec.Struct, frozen=True, gc=False):
     """A process holds these objects no more."""
 
     process: ProcessNumber
     object_ids: list[ObjectID]
 
 
-class ObjectsPinned(NamedTuple):
+class ObjectsPinned(msgspec.Struct, frozen=True, gc=False):
     """A process reads these where they are; see ``messages.Pin``."""
 
     process: ProcessNumber
     object_ids: list[ObjectID]
 
 
-class ObjectsUnpinned(NamedTuple):
+class ObjectsUnpinned(msgspec.Struct, frozen=True, gc=False):
     """A process has ended a reading of each of these; see ``messages.Unpin``."""
 
     process: ProcessNumber
     object_ids: list[ObjectID]
 
 
-class RegionRequested(NamedTuple):
+class RegionRequested(msgspec.Struct, frozen=True, gc=False):
     """A process wants room in the arena; `number` comes back with the answer."""
 
     process: ProcessNumber
@@ -167,35 +167,35 @@ class RegionRequested(NamedTuple):
     size: int
 
 
-class RegionsRetired(NamedTuple):
+class RegionsRetired(msgspec.Struct, frozen=True, gc=False):
     """A process gives back parts of its regions: (offset, size) in bytes."""
 
     process: ProcessNumber
     runs: list[tuple[int, int]]
 
 
-class SpillEnded(NamedTuple):
+class SpillEnded(msgspec.Struct, frozen=True, gc=False):
     """A file of the spill folder has been written, or could not be, for this reason."""
 
     file: int
     error: str
 
 
-class TasksEnded(NamedTuple):
+class TasksEnded(msgspec.Struct, frozen=True, gc=False):
     """Tasks have ended in a worker."""
 
     process: ProcessNumber
     results: list[TaskResult]
 
 
-class TasksReclaimed(NamedTuple):
+class TasksReclaimed(msgspec.Struct, frozen=True, gc=False):
     """A worker gives tasks back that it has not begun."""
 
     process: ProcessNumber
     task_ids: list[TaskID]
 
 
-class CancelRequested(NamedTuple):
+class CancelRequested(msgspec.Struct, frozen=True, gc=False):
     """A process wants these tasks cancelled."""
 
     process: ProcessNumber
@@ -204,14 +204,14 @@ class CancelRequested(NamedTuple):
     recursive: bool
 
 
-class ActorFollowed(NamedTuple):
+class ActorFollowed(msgspec.Struct, frozen=True, gc=False):
     """A process wants to know where an actor is."""
 
     process: ProcessNumber
     actor_id: ActorID
 
 
-class KillActorRequested(NamedTuple):
+class KillActorRequested(msgspec.Struct, frozen=True, gc=False):
     """A process wants an actor ended."""
 
     process: ProcessNumber
@@ -219,38 +219,38 @@ class KillActorRequested(NamedTuple):
     no_restart: bool
 
 
-class ActorWasPlaced(NamedTuple):
+class ActorWasPlaced(msgspec.Struct, frozen=True, gc=False):
     """The global scheduler has chosen a node for an actor."""
 
     actor_id: ActorID
     node: int
 
 
-class TasksFoundInfeasible(NamedTuple):
+class TasksFoundInfeasible(msgspec.Struct, frozen=True, gc=False):
     """The global scheduler knows no node that could run these."""
 
     task_ids: list[TaskID]
     detail: str
 
 
-class TasksPlaced(NamedTuple):
+class TasksPlaced(msgspec.Struct, frozen=True, gc=False):
     """The global scheduler has chosen nodes for tasks that were passed up."""
 
     placements: list[tuple[TaskID, int]]
 
 
-class GlobalSchedulerCame(NamedTuple):
+class GlobalSchedulerCame(msgspec.Struct, frozen=True, gc=False):
     """There is a global scheduler, the first or another, and it knows this node."""
 
 
-class WorkerMeasured(NamedTuple):
+class WorkerMeasured(msgspec.Struct, frozen=True, gc=False):
     """A worker was measured because the core asked for it: bytes of private memory."""
 
     process: ProcessNumber
     private: int
 
 
-class MemoryMeasured(NamedTuple):
+class MemoryMeasured(msgspec.Struct, frozen=True, gc=False):
     """The workers and the machine were measured, all in bytes.
 
     `private` is each worker's private memory; `used` of `total` is said of the machine, or of
@@ -262,7 +262,7 @@ class MemoryMeasured(NamedTuple):
     total: int
 
 
-class ClockTicked(NamedTuple):
+class ClockTicked(msgspec.Struct, frozen=True, gc=False):
     """Some time has passed."""
 
 

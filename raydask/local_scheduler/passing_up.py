@@ -34,6 +34,9 @@ class PassedUpTasks:
         self._patience = patience
         self._waiting: dict[TaskID, tuple[TaskRecord, float]] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def wait_for_place(self, task: TaskRecord, now: float) -> None:
         """Note a task; whoever calls this has asked the global scheduler, or `pass_up` does."""
         self._waiting[task.spec.task_id] = (task, now + self._patience)

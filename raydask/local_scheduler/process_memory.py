@@ -11,7 +11,8 @@ def private_memory(pid: int) -> int:
     """Return the bytes that a process occupies and shares with no other.
 
     Resident memory without what is mapped from files and shared memory, such as the object
-    store.  0 if the process has ended, or where the system has no ``/proc``.
+    store.  What it has in common with the process that it was forked from counts.  0 if the
+    process has ended, or where the system has no ``/proc``.
     """
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:

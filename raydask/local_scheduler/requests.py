@@ -21,6 +21,7 @@ from raydask.serialization import serialize_error
 from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
 from raydask.wire.memory import MemoryReport, Query
+from raydask.wire.status import NodeStatus
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.server import NodeServer, Peer
@@ -67,6 +68,7 @@ class RequestDesk:
             "nodes": self._nodes,
             "resources": self._resources,
             "memory": self._memory,
+            "end_session": self._end_session,
         }
 
     def on_request(self, peer: Peer, message: wire.Request) -> None:
@@ -122,6 +124,17 @@ class RequestDesk:
             document.entry.state = "FINISHED"
         self._answer_when_quiet(peer, number, -1, time.monotonic() + _LONGEST_OUTPUT_SECONDS)
         return _LATER
+
+    def _end_session(self, peer: Peer, number: int, payload: bytes) -> object:
+        server = self._server
+        if not server.identity.is_detached:
+            pids = [each.hello.pid for each in server.peers.values() if each.hello.role == "driver"]
+            raise UsageError(
+                f"the session in {server.identity.session} ends with the program that started it "
+                f"(its drivers are the processes {', '.join(map(str, sorted(pids)))}); end that"
+            )
+        server.workers.end_session()
+        return True
 
     def _answer_when_quiet(self, peer: Peer, number: int, before: int, deadline: float) -> None:
         """Answer when nothing more comes of what the driver's tasks have printed."""
@@ -220,28 +233,29 @@ class RequestDesk:
 
     def _nodes(self, peer: Peer, number: int, payload: bytes) -> object:
         server = self._server
-        ours = server.identity.number
-        listed = []
-        for node, (total, available, _) in {
-            **self._view,
-            ours: (server.core.pool.resources.total, server.core.pool.resources.available, 0.0),
-        }.items():
-            listed.append(
-                {
-                    "node": node,
-                    "alive": True,
-                    "resources": _in_units(total),
-                    "available": {
-                        name: amount / RESOURCE_UNIT for name, amount in available.items()
-                    },
-                    "object_store_memory": server.identity.arena_size if node == ours else 0,
-                    "object_store_used": server.store.used if node == ours else 0,
-                    "tasks": len(server.core.tasks) if node == ours else 0,
-                    "objects": len(server.core.objects.records) if node == ours else 0,
-                    "session": server.identity.session if node == ours else "",
-                }
-            )
-        return listed
+        core = server.core
+        pool = core.pool
+        others = [
+            NodeStatus(node, True, _in_units(total), _in_units(available), queued=int(queued))
+            for node, (total, available, queued) in self._view.items()
+            if node != server.identity.number
+        ]
+        own = NodeStatus(
+            server.identity.number,
+            True,
+            _in_units(pool.resources.total),
+            _in_units(pool.resources.available),
+            server.identity.arena_size,
+            server.store.used,
+            len(core.tasks),
+            len(core.objects.records),
+            pool.queued,
+            core.infeasible,
+            len(pool.workers),
+            server.drivers,
+            server.identity.session,
+        )
+        return sorted([own, *others], key=lambda status: status.node)
 
     def _resources(self, peer: Peer, number: int, payload: bytes) -> object:
         total = msgspec.msgpack.decode(payload, type=bool)

@@ -71,6 +71,8 @@ class NodeIdentity(NamedTuple):
     arena_path : str
     arena_size : int
     gpus : list of int
+    is_detached : bool
+        Whether the session has no driver of its own, whose end it ends with.
     """
 
     number: int
@@ -78,6 +80,7 @@ class NodeIdentity(NamedTuple):
     arena_path: str
     arena_size: int
     gpus: list[int]
+    is_detached: bool = False
 
 
 class Peer:
@@ -248,6 +251,11 @@ class NodeServer:
         """Do without a global scheduler until there is one again."""
         self._global = None
 
+    @property
+    def drivers(self) -> int:
+        """How many drivers there are."""
+        return sum(peer.hello.role == "driver" for peer in self.peers.values())
+
     def later(self, seconds: float, call: Callable[..., None], *args: object) -> None:
         """Have something done in a while, if the node still works then."""
         if self._loop is not None:
@@ -291,6 +299,10 @@ class NodeServer:
                     pool.queued,
                     pool.queued_seconds,
                     self.store.used,
+                    len(self.core.tasks),
+                    len(self.core.objects.records),
+                    len(pool.workers),
+                    self.drivers,
                 )
             )
 

@@ -499,6 +499,11 @@ class LocalScheduler:
         self.memory.measured(event, self._now)
 
     @property
+    def infeasible(self) -> int:
+        """How many tasks and actors wait for a node that can run them."""
+        return len(self._passed_up)
+
+    @property
     def is_busy(self) -> bool:
         """Whether the clock must tick often."""
         return self.pool.is_busy or self.room.is_waited_for or self.memory.is_urgent

@@ -61,7 +61,9 @@ class WorkerProcesses:
 
     def prepare(self, action: PrepareWorkers) -> None:
         """Have a job's fork server, and have it import."""
-        self._tell_supervisor(wire.PrepareWorkers(*action))
+        self._tell_supervisor(
+            wire.PrepareWorkers(action.job, action.modules, action.search_path, action.folder)
+        )
 
     def end_fork_server(self, action: EndForkServer) -> None:
         """End a job's fork server."""
@@ -79,6 +81,10 @@ class WorkerProcesses:
         if peer is not None:
             _log.info("worker %d is to end: %s", peer.hello.pid, action.reason)
             peer.protocol.close()  # it flushes what it has printed, and ends
+
+    def end_session(self) -> None:
+        """End everything."""
+        self._tell_supervisor(wire.EndSession())
 
     # --- workers come and go --------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The command ``raydask``: looks after sessions from a terminal.
+"""The command ``raydask``: starts, looks after and ends sessions from a terminal.
 
 Exit codes: 0 when it did what it was asked, 1 when it could not (the reason is on standard
 error), 2 when it was asked for something that makes no sense.
@@ -7,31 +7,144 @@ error), 2 when it was asked for something that makes no sense.
 from __future__ import annotations
 
 import sys
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 import msgspec
 
+from raydask.driver import launcher
 from raydask.errors import RaydaskError
-from raydask.util import memory_report
+from raydask.node.stopping import stop_sessions
+from raydask.util import cluster_status, memory_report
 from raydask.version import VERSION
+from raydask.wire.endpoint import Endpoint
 from raydask.wire.memory import Order
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_at_address = click.option(
+    "--address",
+    default="auto",
+    envvar="RAYDASK_ADDRESS",
+    show_envvar=True,
+    help="The session's folder or HOST:PORT; default: this user's latest session.",
+)
 
 
 @click.group()
 @click.version_option(VERSION, prog_name="raydask")
 def main() -> None:
-    """Look into raydask's sessions on this machine."""
+    """Start raydask's sessions on this machine, look into them, end them."""
 
 
 @main.command()
+@click.option("--head", is_flag=True, help="Start the first node of a cluster, with its Redis.")
 @click.option(
-    "--address",
-    default="auto",
-    envvar="RAYDASK_ADDRESS",
-    show_envvar=True,
-    help="The session's folder; default: this user's latest session.",
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at. One that other machines reach wants RAYDASK_SECRET to be set.",
 )
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="Port to listen at; 0: any that is free.",
+)
+@click.option("--num-cpus", type=click.FloatRange(min=0), help="Default: those there are.")
+@click.option(
+    "--num-gpus",
+    type=click.FloatRange(min=0),
+    help="Default: those that CUDA_VISIBLE_DEVICES names.",
+)
+@click.option("--resources", default="{}", help="Custom ones, as JSON: '{\"license\": 1}'.")
+@click.option(
+    "--object-store-memory",
+    type=click.IntRange(min=0),
+    help="Bytes; default: a share of the memory.",
+)
+@click.option(
+    "--num-redis-shards",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="How many Redis servers hold the control state.",
+)
+def start(
+    head: bool,
+    host: str,
+    port: int,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: str,
+    object_store_memory: int | None,
+    num_redis_shards: int,
+) -> None:
+    """Start a session that stays until `raydask stop`, for any number of programs."""
+    if not head:
+        raise click.UsageError("say --head to start the first node of a cluster")
+    try:
+        amounts = msgspec.json.decode(resources, type=dict[str, float])
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(
+            f"{resources!r} is not a JSON object of numbers: {error}", param_hint="--resources"
+        ) from error
+    try:
+        options = launcher.session_options(
+            num_cpus,
+            num_gpus,
+            amounts,
+            object_store_memory,
+            num_redis_shards,
+            listen=Endpoint(host, port),
+        )
+        supervised = launcher.Supervised(options)
+        supervised.start()
+    except RaydaskError as error:
+        raise click.ClickException(str(error)) from error
+    supervised.let_go()
+    endpoint = launcher.endpoint_of_session(options.folder)
+    click.echo(f"raydask runs in {options.folder} and listens at {endpoint}")
+    click.echo(f'  join it from Python:  raydask.init("auto"), or raydask.init("{endpoint}")')
+    click.echo("  look at it:           raydask status, raydask memory")
+    click.echo("  end it:               raydask stop")
+
+
+@main.command()
+@click.option("--address", envvar="RAYDASK_ADDRESS", show_envvar=True, help="Only this session.")
+def stop(address: str | None) -> None:
+    """End the sessions that `raydask start` began; those of programs end with them."""
+    try:
+        stopped = stop_sessions(address)
+    except RaydaskError as error:
+        raise click.ClickException(str(error)) from error
+    for folder in stopped:
+        click.echo(f"ended the session in {folder}")
+    if not stopped:
+        click.echo("no session that `raydask start` began runs on this machine")
+
+
+@main.command()
+@_at_address
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(address: str, as_json: bool) -> None:
+    """Say which nodes there are, what they offer, and what waits."""
+    try:
+        nodes = cluster_status(address)
+    except RaydaskError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(msgspec.json.encode(nodes))
+        return
+    from raydask.driver.status_table import print_status
+
+    print_status(_console(), nodes)
+
+
+@main.command()
+@_at_address
 @click.option(
     "--sort",
     type=click.Choice(get_args(Order)),
@@ -56,10 +169,17 @@ def memory(address: str, sort: Order, limit: int, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(report))
         return
+    from raydask.driver.memory_tables import print_report
+
+    print_report(_console(), report)
+
+
+def _console() -> Console:
+    """Return a console with room for the tables; loading it takes a while."""
     from rich.console import Console
 
-    from raydask.driver.memory_tables import LEAST_WIDTH, PLAIN_WIDTH, print_report
+    from raydask.driver.memory_tables import LEAST_WIDTH, PLAIN_WIDTH
 
     console = Console()
     console.width = max(console.width, LEAST_WIDTH) if sys.stdout.isatty() else PLAIN_WIDTH
-    print_report(console, report)
+    return console

@@ -15,7 +15,8 @@ packages which are known to work after a fork are imported here: ``Config.preloa
 what ends     what happens
 ============  ==================================================================
 a worker      it is reaped here, and the supervisor told
-this process  the kernel ends its workers, the supervisor inherits and reaps them
+this process  the kernel ends its workers, the supervisor their process group; it inherits
+              and reaps them
 ============  ==================================================================
 """
 

@@ -87,6 +87,63 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def make_group(pid: int) -> None:
+    """Put a child, which has just been forked, and its children to come into a group of their own.
+
+    The group bears the child's number.  What a process starts in a session of its own leaves it.
+    """
+    try:
+        os.setpgid(pid, pid)
+    except ProcessLookupError:
+        pass  # it has ended
+
+
+def kill_group(group: int) -> None:
+    """Send SIGKILL to every process of a group; harmless when there is none."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def has_ended(pid: int) -> bool:
+    """Say whether a child has ended and has not been reaped."""
+    try:
+        return _look_at(os.P_PID, pid) is not None
+    except ChildProcessError:
+        return False
+
+
+def has_members(group: int) -> bool:
+    """Say whether there is any child, born or adopted, of a group, ended or not."""
+    try:
+        _look_at(os.P_PGID, group)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _look_at(kind: int, number: int) -> object:
+    return os.waitid(kind, number, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+
+def wait_for(pid: int) -> None:
+    """Reap a child that has been told to end; harmless when it has been reaped."""
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+
+
+def wait_for_group(group: int) -> None:
+    """Reap all children, born or adopted, of a group that has been killed."""
+    while True:
+        try:
+            os.waitpid(-group, 0)
+        except ChildProcessError:
+            return
+
+
 def _die_with(parent: int) -> None:
     if sys.platform != "linux":
         return

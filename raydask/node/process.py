@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import logging.handlers
 import os
 import resource
 import socket
@@ -52,7 +51,6 @@ def run_node(
         The control state's Redis servers.
     password : str
     """
-    log_to(Path(options.folder) / "logs" / "node.log", options.config.log_bytes)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -72,7 +70,9 @@ def run_node(
         return
     resources = offered_resources(options)
     gpus = visible_gpus(int(resources.get("GPU", 0) // RESOURCE_UNIT))
-    identity = NodeIdentity(number, options.folder, backing.path, backing.size, gpus)
+    identity = NodeIdentity(
+        number, options.folder, backing.path, backing.size, gpus, options.detached
+    )
     spiller = Spiller(
         backing.fd,
         os.path.join(options.folder, SPILL, f"node-{number}"),
@@ -148,12 +148,3 @@ def visible_gpus(count: int) -> list[int]:
     """Return the numbers of the GPUs that tasks may be given."""
     named = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d.isdigit()]
     return [int(device) for device in named[:count]] or list(range(count))
-
-
-def log_to(path: Path, size: int) -> None:
-    """Log to a file that is rotated at `size` bytes; one older file is kept."""
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=size, backupCount=1)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("raydask")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)

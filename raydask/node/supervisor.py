@@ -24,7 +24,7 @@ the node                ends the session
 the global scheduler    forks another
 a Redis server          starts it again on its append-only file
 a job's fork server     tells the node, and reaps the workers that it leaves
-the driver              ends the session
+the driver              ends the session, unless it is detached and up
 the supervisor itself   the kernel ends its children (Linux); the node removes the folder
 ======================  ==================================================================
 
@@ -43,7 +43,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +53,43 @@ from raydask.config import SessionOptions
 from raydask.control.redis_server import RedisServer
 from raydask.errors import RaydaskError
 from raydask.node.fork_server import ForkServer
-from raydask.node.forking import adopt_orphans, ended_children, fork_child
-from raydask.node.sweep import lock_session, sweep
+from raydask.node.forking import (
+    adopt_orphans,
+    ended_children,
+    fork_child,
+    has_ended,
+    has_members,
+    kill_group,
+    make_group,
+    wait_for,
+    wait_for_group,
+)
+from raydask.node.logs import log_to, stop_logging
+from raydask.node.sweep import sweep
 from raydask.object_store.backing import Backing, memory_of_a_worker
 from raydask.session_folder import (
+    ENDPOINT,
     GLOBAL_SOCKET,
-    LATEST,
     SECRET,
+    lock_session,
     make_spill_folder,
     remove_session_folder,
-    sessions_root,
 )
 from raydask.task import RESOURCE_UNIT
+from raydask.wire.endpoint import Endpoint, endpoint_of, listen_at
 from raydask.wire.framing import FrameDecoder, encode
 from raydask.wire.messages import (
     ChildExited,
     EndChild,
     EndForkServer,
+    EndSession,
     ForkServerEnded,
     ForkWorkers,
     NodeReady,
     PrepareWorkers,
     WorkerForked,
 )
+from raydask.wire.tls import server_tls
 from raydask.worker.allocator import heap_to_keep
 
 _PARENT_CHECK_SECONDS = 1.0
@@ -90,7 +104,6 @@ class _ForkServerLink:
     def __init__(self, job: int, pid: int, sock: socket.socket) -> None:
         self.job = job
         self.pid = pid
-        """0 when it has been reaped."""
         self.socket = sock
         self.workers: set[int] = set()
         self._decoder = FrameDecoder()
@@ -102,13 +115,10 @@ class _ForkServerLink:
         except OSError:
             pass
 
-    def receive(self, *, wait: bool = False) -> list[Any] | None:
-        """Return what it says, waiting for something or not; None: it has ended.
-
-        This keeps account of its workers.
-        """
+    def receive(self) -> list[Any] | None:
+        """Return what it has said; None: it has ended.  Keep account of its workers."""
         try:
-            data = self.socket.recv(1 << 16, 0 if wait else socket.MSG_DONTWAIT)
+            data = self.socket.recv(1 << 16, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return []
         except ConnectionError:
@@ -123,11 +133,6 @@ class _ForkServerLink:
                 self.workers.discard(message.pid)
         return [message for message in messages if not isinstance(message, WorkerForked)]
 
-    def end(self) -> None:
-        """Send it SIGKILL."""
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-
 
 class Supervisor:
     """One session on this machine.
@@ -140,13 +145,14 @@ class Supervisor:
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
         self._folder = Path(options.folder)
-        self._password = secrets.token_hex(16)
+        self._password = options.secret or secrets.token_hex(16)
+        self._listener: socket.socket | None = None
         self._redis: list[RedisServer] = []
         self._backing: Backing | None = None
         self._workers: set[int] = set()
         self._fork_servers: dict[int, _ForkServerLink] = {}
-        self._adopted: set[int] = set()
-        """Fork servers that have ended and not been reaped, and their workers."""
+        self._groups: set[int] = set()
+        """Of fork servers, as long as anything is left of them."""
         self._node = 0
         self._global = 0
         self._global_forked = self._global_due = 0.0
@@ -174,6 +180,9 @@ class Supervisor:
         """
         adopt_orphans()
         write_secret(self._folder, self._password)
+        if self._options.host:
+            server_tls(self._options.config)  # what is wrong with it is to be said now
+            self._listener = listen_at(Endpoint(self._options.host, self._options.port))
         make_spill_folder(self._folder, self._options.config.spill_folder)
         for shard in range(self._options.num_redis_shards):
             server = RedisServer(str(self._folder), shard, self._password)
@@ -215,7 +224,8 @@ class Supervisor:
                 str(self._folder / GLOBAL_SOCKET),
                 [server.url for server in self._redis],
                 self._password,
-                self._options.config.control_window,
+                self._options.config,
+                self._listener,
             )
 
         self._global_forked = time.monotonic()
@@ -249,6 +259,7 @@ class Supervisor:
     def _be_worker(self, job: int) -> None:
         from raydask.worker.process import run_worker
 
+        stop_logging()
         assert self._backing is not None
         run_worker(str(self._folder), self._backing.fd, self._kept_heap, job)
 
@@ -260,6 +271,8 @@ class Supervisor:
             ForkServer(job, theirs, lambda: self._be_worker(job)).run()
 
         pid = self._fork(run, f"fork-server-{job}")
+        make_group(pid)
+        self._groups.add(pid)
         theirs.close()
         link = self._fork_servers[job] = _ForkServerLink(job, pid, ours)
         self._selector.register(ours, selectors.EVENT_READ, lambda sock: self._on_server(link))
@@ -271,11 +284,13 @@ class Supervisor:
                 self._node_socket.close()
             for link in self._fork_servers.values():
                 link.socket.close()
+            if self._listener is not None and log != "global-scheduler":
+                self._listener.close()
             # The lifeline and the report to the driver are this process's alone.
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, 0)
             os.dup2(null, 1)
-            redirect_to_log(self._folder, log)
+            log_to(self._folder, log, self._options.config.log_bytes)
 
         return fork_child(leave, run, dies_with_us=log != "node")
 
@@ -296,9 +311,14 @@ class Supervisor:
                 key.data(key.fileobj)
             if self._global_is_due():
                 self._fork_global()
-            if os.getppid() != self._parent:
+            if os.getppid() != self._parent and not self._is_free:
                 # A fork of the driver may hold the other end of the lifeline open.
                 self._reason = "the driver is gone"
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether the session goes on without whoever started it."""
+        return self._ready and self._options.detached
 
     def _global_is_due(self) -> bool:
         return not self._global and not self._reason and time.monotonic() >= self._global_due
@@ -349,7 +369,11 @@ class Supervisor:
             self._tell_server(message.job, message)
         elif isinstance(message, EndForkServer):
             if message.job in self._fork_servers:
-                self._fork_servers[message.job].end()
+                pid = self._fork_servers[message.job].pid
+                if pid in self._groups:
+                    kill_group(pid)
+        elif isinstance(message, EndSession):
+            self._reason = "it was told to end"
         elif isinstance(message, NodeReady):
             self._on_ready(message)
 
@@ -382,7 +406,6 @@ class Supervisor:
             self._selector.unregister(link.socket)
             link.socket.close()
             del self._fork_servers[link.job]
-            self._adopted |= link.workers | {link.pid} - {0}
             messages = [ForkServerEnded(link.job)]
         for message in messages:
             self._tell_node(message)
@@ -392,10 +415,16 @@ class Supervisor:
             self._reason = message.error
             return
         self._ready = True
-        make_latest(self._folder)
+        if self._listener is not None:
+            (self._folder / ENDPOINT).write_text(str(endpoint_of(self._listener)))
+        if self._options.detached:
+            self._selector.unregister(sys.stdin.fileno())
         report({"address": str(self._folder), "warnings": self._warnings})
 
     def _reap(self) -> None:
+        for group in self._groups:
+            if has_ended(group):  # the fork server: what it leaves goes before its number does
+                kill_group(group)
         for pid, status, peak in ended_children():
             if pid in self._workers:
                 self._workers.discard(pid)
@@ -412,11 +441,9 @@ class Supervisor:
                 self._restart_redis(pid)
             else:
                 # A job's fork server, or what one has left.
-                self._adopted.discard(pid)
-                for link in self._fork_servers.values():
-                    if link.pid == pid:
-                        link.pid = 0
                 self._tell_node(ChildExited(pid, status, peak, _NO_JOB))
+
+        self._groups = {group for group in self._groups if has_members(group)}
 
     def _restart_redis(self, pid: int) -> None:
         for server in self._redis:
@@ -441,28 +468,18 @@ class Supervisor:
             report({"error": failure or self._reason or "the session could not be started"})
         children = [pid for pid in (self._node, self._global, *self._workers) if pid]
         children += [server.pid for server in self._redis if server.pid]
-        links = list(self._fork_servers.values())
-        children += [link.pid for link in links if link.pid]
         for pid in children:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        _wait_for(children)
-        for link in links:
-            while link.receive(wait=True) is not None:
-                pass
-            self._adopted |= link.workers
-        _wait_for(self._adopted)
+        for group in self._groups:
+            kill_group(group)
+        for pid in children:
+            wait_for(pid)
+        for group in self._groups:
+            wait_for_group(group)
         remove_session(self._folder)
-
-
-def _wait_for(children: Iterable[int]) -> None:
-    for pid in children:
-        try:
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass
 
 
 def import_for_children() -> None:
@@ -482,34 +499,10 @@ def write_secret(folder: Path, secret: str) -> None:
     os.close(descriptor)
 
 
-def redirect_to_log(folder: Path, name: str) -> None:
-    """Send this process's own messages to the session's log of that name."""
-    (folder / "logs").mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(
-        folder / "logs" / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
-    )
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
-def make_latest(folder: Path) -> None:
-    """Make ``init("auto")`` find this session."""
-    link = sessions_root() / LATEST
-    temporary = link.with_name(f"{LATEST}-{os.getpid()}")
-    try:
-        temporary.symlink_to(folder)
-        temporary.replace(link)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-
-
 def remove_session(folder: Path) -> None:
-    """Remove a session's folder, and the link to it if it is the latest."""
+    """Remove a session's folder, and that of all sessions if it was the last."""
     remove_session_folder(folder)
-    link = folder.parent / LATEST
     try:
-        if link.is_symlink() and Path(os.readlink(link)) == folder:
-            link.unlink()
         folder.parent.rmdir()
     except OSError:
         pass  # other sessions are there
@@ -523,9 +516,8 @@ class _Collector(logging.Handler):
         self._texts = texts
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record in; it goes to the supervisor's log too."""
+        """Take a record in."""
         self._texts.append(record.getMessage())
-        sys.stderr.write(record.getMessage() + "\n")
 
 
 def report(answer: dict[str, Any]) -> None:
@@ -552,7 +544,7 @@ def main() -> None:
     supervisor = Supervisor(options)
     failure = ""
     try:
-        redirect_to_log(folder, "supervisor")
+        log_to(folder, "supervisor", options.config.log_bytes)
         supervisor.start()
         supervisor.run()
     except RaydaskError as error:

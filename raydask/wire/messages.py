@@ -462,7 +462,8 @@ class Heartbeat(msgspec.Struct, array_like=True):
     """A node's load, about once a second.
 
     ``available`` resources, ``queued`` ready tasks, ``queue_seconds`` estimated wait of a
-    task that arrives now, ``store_used`` bytes.
+    task that arrives now, ``store_used`` bytes; and for those who watch how many ``tasks`` and
+    ``objects`` it knows, and how many ``workers`` and ``drivers`` it has.
     """
 
     node: int
@@ -470,6 +471,10 @@ class Heartbeat(msgspec.Struct, array_like=True):
     queued: int
     queue_seconds: float
     store_used: int
+    tasks: int = 0
+    objects: int = 0
+    workers: int = 0
+    drivers: int = 0
 
 
 class PassedUp(msgspec.Struct, array_like=True):
@@ -631,6 +636,10 @@ class ChildExited(msgspec.Struct, array_like=True):
     job: int = 0
 
 
+class EndSession(msgspec.Struct, array_like=True):
+    """End the session: somebody who may has asked for it."""
+
+
 class NodeReady(msgspec.Struct, array_like=True):
     """The node accepts connections, or why it cannot."""
 
@@ -691,5 +700,6 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     EndForkServer,
     ForkServerEnded,
     WorkerForked,
+    EndSession,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""

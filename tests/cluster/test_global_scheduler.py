@@ -35,8 +35,9 @@ def redis(folder: Path) -> Iterator[RedisServer]:
 
 PROGRAM = """
 import sys
+from raydask.config import Config
 from raydask.global_scheduler.server import run_global_scheduler
-run_global_scheduler(sys.argv[1], [sys.argv[2]], "secret", 0.05)
+run_global_scheduler(sys.argv[1], [sys.argv[2]], "secret", Config(control_window=0.05), None)
 """
 
 

@@ -89,7 +89,8 @@ class Cluster:
         self.tell(events.NodeLost(NodeNumber(number)))
 
     def beat(self, number: int, *, queued: int = 0, seconds: float = 0.0, **free: float) -> None:
-        self.tell(events.LoadReported(NodeNumber(number), units(**free), queued, seconds))
+        message = wire.Heartbeat(number, units(**free), queued, seconds, 0)
+        self.tell(events.LoadReported(NodeNumber(number), message))
 
     def after(self, seconds: float) -> None:
         self.now += seconds

@@ -18,6 +18,7 @@ from raydask.control.write_behind import WriteBehind
 from raydask.errors import InternalError
 from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Action
+from raydask.global_scheduler.events import EntriesReread
 from raydask.global_scheduler.server import (
     GlobalSchedulerServer,
     journals_of,
@@ -174,7 +175,7 @@ def test_a_document_that_cannot_be_read_is_passed_over() -> None:
     node = NodeEntry(1, "ALIVE", "host", "here", 7)
     store.write({"actor:00": b"{", "node:1": encode(node)})
 
-    assert reread(store) == ([node], [], [])
+    assert reread(store) == EntriesReread([node], [], [])
     store.close()
 
 

@@ -102,6 +102,19 @@ def test_nodes_are_shown_in_whole_units(cluster: Cluster) -> None:
     assert cluster.node(2).resources == {"CPU": 4.0, "GPU": 1.0}
 
 
+def test_whoever_watches_sees_each_node_and_what_no_node_can_run(cluster: Cluster) -> None:
+    cluster.join(1, CPU=4)
+    cluster.join(2, CPU=1)
+    cluster.beat(1, queued=3, CPU=0.5)
+    cluster.pass_up(2, 2, GPU=1)
+    cluster.lose(1)
+    one, two = cluster.core.status()
+
+    assert (one.node, one.alive, one.queued, one.infeasible) == (1, False, 3, 0)
+    assert (one.resources, one.available) == ({"CPU": 4}, {"CPU": 0.5})
+    assert (two.node, two.alive, two.infeasible, two.session) == (2, True, 2, "here")
+
+
 def test_a_node_that_registers_sees_all_nodes_at_once(cluster: Cluster) -> None:
     cluster.sent(wire.ClusterView)
     cluster.join(3, CPU=1)

@@ -32,7 +32,7 @@ def node() -> Node:
 
 def started(node: Node) -> list[tuple[int, int]]:
     """Return how many workers have been started since, and for which job."""
-    return [tuple(action) for action in drain(node, StartWorkers)]
+    return [(action.number, action.job) for action in drain(node, StartWorkers)]
 
 
 def drain(node: Node, kind: type) -> list[Any]:

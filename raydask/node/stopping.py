@@ -1,0 +1,61 @@
+"""Ending sessions that stay."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from raydask.driver import launcher
+from raydask.driver.observer import ask_node
+from raydask.errors import ClusterUnavailableError, UsageError
+from raydask.session_folder import running_sessions
+
+_STOP_SECONDS = 10.0
+_LOOK_SECONDS = 0.02
+
+
+def stop_sessions(address: str | None = None) -> list[str]:
+    """End the session at an address, or all that have no program of their own; return which.
+
+    Parameters
+    ----------
+    address : str, optional
+        As `raydask.init` takes it.
+
+    Raises
+    ------
+    UsageError
+        The session at the address ends with the program that started it.
+    ClusterUnavailableError
+        There is none, or it has not ended in time.
+    """
+    if address is not None:
+        folder = launcher.find_address(address)
+        _stop(folder)
+        return [folder]
+    stopped = []
+    for session in running_sessions():
+        try:
+            _stop(str(session))
+        except UsageError:
+            continue  # a program's own
+        stopped.append(str(session))
+    return stopped
+
+
+def _stop(folder: str) -> None:
+    try:
+        ask_node(folder, "end_session", None, bool)
+    except ClusterUnavailableError:
+        if launcher.is_running(Path(folder)):
+            raise
+        # It has ended before it could answer.
+    deadline = time.monotonic() + _STOP_SECONDS
+    while os.path.exists(folder):
+        if time.monotonic() > deadline:
+            raise ClusterUnavailableError(
+                f"the session in {folder} has been told to end and is there after "
+                f"{_STOP_SECONDS:g} s; {folder}/logs/supervisor.log may say why"
+            )
+        time.sleep(_LOOK_SECONDS)

@@ -1,0 +1,64 @@
+"""HOST:PORT, and what listens there."""
+
+from __future__ import annotations
+
+import pytest
+
+from raydask.errors import StartError, UsageError
+from raydask.wire.endpoint import (
+    Endpoint,
+    endpoint_of,
+    listen_at,
+    looks_like_endpoint,
+    parse_endpoint,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("127.0.0.1:80", Endpoint("127.0.0.1", 80)),
+        ("head:0", Endpoint("head", 0)),
+        ("[::1]:6400", Endpoint("::1", 6400)),
+    ],
+)
+def test_an_endpoint_is_read_and_written(text: str, endpoint: Endpoint) -> None:
+    assert looks_like_endpoint(text)
+    assert parse_endpoint(text) == endpoint
+    assert str(endpoint) == text
+
+
+@pytest.mark.parametrize("text", ["auto", "/tmp/raydask-0/s-1", "::1", "host:", ":80", "a b:1", ""])
+def test_other_addresses_are_none(text: str) -> None:
+    assert not looks_like_endpoint(text)
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        parse_endpoint(text)
+
+
+def test_a_port_has_a_limit() -> None:
+    with pytest.raises(UsageError, match="65535"):
+        parse_endpoint("host:65536")
+
+
+@pytest.mark.parametrize(
+    ("host", "only_here"),
+    [
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("example.org", False),
+    ],
+)
+def test_which_addresses_only_this_machine_reaches(host: str, only_here: bool) -> None:
+    assert Endpoint(host, 1).is_loopback == only_here
+
+
+def test_any_port_that_is_free_and_then_that_one_is_taken() -> None:
+    with listen_at(Endpoint("127.0.0.1", 0)) as listener:
+        endpoint = endpoint_of(listener)
+        assert endpoint.port
+        with pytest.raises(StartError, match=f"nothing can listen at {endpoint}"):
+            listen_at(endpoint)
