@@ -133,7 +133,7 @@ class RequestDesk:
                 f"the session in {server.identity.session} ends with the program that started it "
                 f"(its drivers are the processes {', '.join(map(str, sorted(pids)))}); end that"
             )
-        server.workers.end_session()
+        server.later(0.0, server.workers.end_session)  # the answer goes first
         return True
 
     def _answer_when_quiet(self, peer: Peer, number: int, before: int, deadline: float) -> None:

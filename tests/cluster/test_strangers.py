@@ -118,7 +118,7 @@ def send_all(endpoint: Endpoint, frames: Iterator[bytes], *, proven: bool) -> in
                 sock.shutdown(socket.SHUT_WR)
                 while sock.recv(1 << 16):
                     pass
-            except ConnectionError:
+            except OSError:
                 pass  # closed by the other side, as it should be
     return connections
 
