@@ -30,6 +30,11 @@ RESOURCE_UNIT = 10_000
 """Resources are integers in steps of 1/10,000, so that fractions add up exactly."""
 
 
+def in_units(resources: dict[str, int]) -> dict[str, float]:
+    """Return resources as people write them, from steps of 1 / ``RESOURCE_UNIT``."""
+    return {name: steps / RESOURCE_UNIT for name, steps in resources.items()}
+
+
 class TaskKind(enum.IntEnum):
     """What running the task means."""
 

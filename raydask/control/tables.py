@@ -16,7 +16,14 @@ from typing import Literal, TypeVar
 import msgspec
 
 from raydask.ids import FunctionID, ObjectID, TaskID
-from raydask.task import RESOURCE_UNIT, ActorOptions, TaskKind, TaskSpec, TaskTemplate
+from raydask.task import (
+    RESOURCE_UNIT,
+    ActorOptions,
+    TaskKind,
+    TaskSpec,
+    TaskTemplate,
+    in_units,
+)
 
 JobState = Literal["RUNNING", "FINISHED", "DEAD"]
 NodeState = Literal["ALIVE", "DEAD"]
@@ -351,7 +358,7 @@ def template_entry(template: TaskTemplate) -> TemplateEntry:
         function=template.function_id.hex(),
         kind=template.kind.name,
         num_returns=template.num_returns,
-        resources={name: units / RESOURCE_UNIT for name, units in template.resources.items()},
+        resources=in_units(template.resources),
         max_retries=template.max_retries,
         retry_exceptions=template.retry_exceptions,
         timeout=template.timeout,

@@ -17,7 +17,7 @@ from raydask.driver.remote_function import RemoteFunction
 from raydask.driver.session import Session, current_session, find_session, install_session
 from raydask.errors import ClusterUnavailableError, UsageError
 from raydask.ids import ActorID, is_put, task_of
-from raydask.task import RESOURCE_UNIT
+from raydask.task import in_units
 
 _ABSENT: Any = object()
 
@@ -452,16 +452,12 @@ def nodes() -> list[dict[str, Any]]:
 
 def cluster_resources() -> dict[str, float]:
     """Return the resources of all nodes together; memory is in bytes."""
-    return _as_floats(current_session().request("resources", True, dict[str, int]))
+    return in_units(current_session().request("resources", True, dict[str, int]))
 
 
 def available_resources() -> dict[str, float]:
     """Return what of the resources is free now."""
-    return _as_floats(current_session().request("resources", False, dict[str, int]))
-
-
-def _as_floats(resources: dict[str, int]) -> dict[str, float]:
-    return {name: amount / RESOURCE_UNIT for name, amount in resources.items()}
+    return in_units(current_session().request("resources", False, dict[str, int]))
 
 
 def get_runtime_context() -> RuntimeContext:

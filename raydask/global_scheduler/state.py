@@ -37,7 +37,7 @@ from raydask.global_scheduler.policy import (
 )
 from raydask.global_scheduler.records import ActorRecord, NameRecord, NodeRecord, RereadJournal
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
-from raydask.task import RESOURCE_UNIT
+from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
     ActorFound,
     ActorPlaced,
@@ -172,7 +172,7 @@ class GlobalScheduler:
             hostname=message.host,
             address=message.address,
             pid=message.pid,
-            resources={name: units / RESOURCE_UNIT for name, units in message.resources.items()},
+            resources=in_units(message.resources),
             labels=message.labels,
             object_store_bytes=message.object_store_memory,
             started=known.entry.started if known is not None else self._now,
@@ -261,8 +261,8 @@ class GlobalScheduler:
             NodeStatus(
                 node.number,
                 node.lost_at is None,
-                _in_units(node.total),
-                _in_units(node.available),
+                in_units(node.total),
+                in_units(node.available),
                 node.entry.object_store_bytes,
                 node.reported.store_used,
                 node.reported.tasks,
@@ -445,7 +445,3 @@ def _authority(actor: ActorRecord) -> NodeNumber:
     if actor.entry.state == "ALIVE" or (actor.presumed_dead and actor.state_before == "ALIVE"):
         return NodeNumber(actor.entry.node)
     return home_of(actor.actor_id)
-
-
-def _in_units(resources: dict[str, int]) -> dict[str, float]:
-    return {name: amount / RESOURCE_UNIT for name, amount in resources.items()}

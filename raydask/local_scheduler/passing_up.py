@@ -13,7 +13,7 @@ from raydask.local_scheduler.actions import SendGlobal
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import TaskRecord
 from raydask.serialization import serialize_error
-from raydask.task import RESOURCE_UNIT, TaskKind
+from raydask.task import TaskKind, in_units
 from raydask.wire.messages import PassedUp, PassUp
 
 
@@ -86,7 +86,7 @@ class PassedUpTasks:
 
     def _error(self, task: TaskRecord) -> bytes:
         template = task.template.template
-        wanted = {name: units / RESOURCE_UNIT for name, units in template.resources.items()}
+        wanted = in_units(template.resources)
         return serialize_error(
             InfeasibleError(
                 f"no node could run {template.name!r}, which asks for {wanted}; ask for less, or "

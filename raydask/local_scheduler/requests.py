@@ -18,7 +18,7 @@ from raydask.local_scheduler.call_sites import CallSiteTable
 from raydask.local_scheduler.memory_report import Surroundings, report
 from raydask.local_scheduler.process_memory import private_memory
 from raydask.serialization import serialize_error
-from raydask.task import RESOURCE_UNIT
+from raydask.task import in_units
 from raydask.wire import messages as wire
 from raydask.wire.memory import MemoryReport, Query
 from raydask.wire.status import NodeStatus
@@ -236,15 +236,15 @@ class RequestDesk:
         core = server.core
         pool = core.pool
         others = [
-            NodeStatus(node, True, _in_units(total), _in_units(available), queued=int(queued))
+            NodeStatus(node, True, in_units(total), in_units(available), queued=int(queued))
             for node, (total, available, queued) in self._view.items()
             if node != server.identity.number
         ]
         own = NodeStatus(
             server.identity.number,
             True,
-            _in_units(pool.resources.total),
-            _in_units(pool.resources.available),
+            in_units(pool.resources.total),
+            in_units(pool.resources.available),
             server.identity.arena_size,
             server.store.used,
             len(core.tasks),
@@ -266,10 +266,6 @@ class RequestDesk:
                 for name, amount in (all_of if total else free).items():
                     summed[name] = summed.get(name, 0) + amount
         return summed
-
-
-def _in_units(resources: dict[str, int]) -> dict[str, float]:
-    return {name: amount / RESOURCE_UNIT for name, amount in resources.items()}
 
 
 _LATER = object()

@@ -7,6 +7,8 @@ error), 2 when it was asked for something that makes no sense.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_args
 
 import click
@@ -30,6 +32,15 @@ _at_address = click.option(
     show_envvar=True,
     help="The session's folder or HOST:PORT; default: this user's latest session.",
 )
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """Show an error of raydask as its message alone."""
+    try:
+        yield
+    except RaydaskError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @click.group()
@@ -91,7 +102,7 @@ def start(
         raise click.BadParameter(
             f"{resources!r} is not a JSON object of numbers: {error}", param_hint="--resources"
         ) from error
-    try:
+    with _errors_shown():
         options = launcher.session_options(
             num_cpus,
             num_gpus,
@@ -102,8 +113,6 @@ def start(
         )
         supervised = launcher.Supervised(options)
         supervised.start()
-    except RaydaskError as error:
-        raise click.ClickException(str(error)) from error
     supervised.let_go()
     endpoint = launcher.endpoint_of_session(options.folder)
     click.echo(f"raydask runs in {options.folder} and listens at {endpoint}")
@@ -116,10 +125,8 @@ def start(
 @click.option("--address", envvar="RAYDASK_ADDRESS", show_envvar=True, help="Only this session.")
 def stop(address: str | None) -> None:
     """End the sessions that `raydask start` began; those of programs end with them."""
-    try:
+    with _errors_shown():
         stopped = stop_sessions(address)
-    except RaydaskError as error:
-        raise click.ClickException(str(error)) from error
     for folder in stopped:
         click.echo(f"ended the session in {folder}")
     if not stopped:
@@ -131,10 +138,8 @@ def stop(address: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(address: str, as_json: bool) -> None:
     """Say which nodes there are, what they offer, and what waits."""
-    try:
+    with _errors_shown():
         nodes = cluster_status(address)
-    except RaydaskError as error:
-        raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(msgspec.json.encode(nodes))
         return
@@ -162,10 +167,8 @@ def status(address: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all that is known.")
 def memory(address: str, sort: Order, limit: int, as_json: bool) -> None:
     """Say where the memory is: the objects, where they lie, who holds and who reads them."""
-    try:
+    with _errors_shown():
         report = memory_report(address, sort=sort, limit=limit)
-    except RaydaskError as error:
-        raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(msgspec.json.encode(report))
         return

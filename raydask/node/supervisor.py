@@ -442,7 +442,6 @@ class Supervisor:
             else:
                 # A job's fork server, or what one has left.
                 self._tell_node(ChildExited(pid, status, peak, _NO_JOB))
-
         self._groups = {group for group in self._groups if has_members(group)}
 
     def _restart_redis(self, pid: int) -> None:
