@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -215,7 +214,7 @@ def remote(*args: Any, **options: Any) -> Any:
         )
 
     def make(target: Any) -> Any:
-        if inspect.isclass(target):
+        if isinstance(target, type):
             return ActorClass(target, options, ensure_session)
         if not callable(target):
             raise UsageError(f"@raydask.remote is for functions and classes, not {target!r}")

@@ -7,7 +7,6 @@ driver is gone.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -156,6 +155,8 @@ class Supervised:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(msgspec.json.encode(self._options) + b"\n")
         self._process.stdin.flush()
+        import cloudpickle  # noqa: F401  what the first function needs, while the session starts
+
         answer = self._read_line(time.monotonic() + self._options.config.start_timeout)
         if answer.get("error"):
             self.stop()
@@ -176,7 +177,7 @@ class Supervised:
             if not piece:
                 return {"error": "the supervisor process died while it started the session"}
             text += piece
-        answer: dict[str, Any] = json.loads(text)
+        answer: dict[str, Any] = msgspec.json.decode(text)
         return answer
 
     def let_go(self) -> None:

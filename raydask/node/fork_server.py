@@ -22,7 +22,6 @@ this process  the kernel ends its workers, the supervisor their process group; i
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
 import os
@@ -32,7 +31,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from raydask.node.forking import ended_children, fork_child
+from raydask.node.forking import ended_children, fork_child, shared_imports
 from raydask.wire.framing import FrameDecoder, encode
 from raydask.wire.messages import (
     ChildExited,
@@ -100,9 +99,8 @@ class ForkServer:
     def _act_on(self, message: Any) -> None:
         if isinstance(message, PrepareWorkers):
             take_over(message.search_path, message.folder)
-            import_modules(message.modules)
-            gc.collect()
-            gc.freeze()
+            with shared_imports():
+                import_modules(message.modules)
             self._tell(WorkersPrepared(self._job))
         elif isinstance(message, ForkWorkers):
             for _ in range(message.count):

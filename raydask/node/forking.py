@@ -6,10 +6,12 @@ Whoever calls this has one thread of Python, and has imported what the child nee
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
@@ -32,6 +34,21 @@ class Ended(NamedTuple):
     pid: int
     status: int
     peak_memory: int
+
+
+@contextmanager
+def shared_imports() -> Iterator[None]:
+    """Import what children are to share: the collector of cyclic garbage stays out of it for good.
+
+    Neither does it look for garbage meanwhile, of which imports make next to none, nor afterwards
+    at what is there now, which would have each child copy it.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def fork_child(leave: Callable[[], None], run: Callable[[], None], *, dies_with_us: bool) -> int:

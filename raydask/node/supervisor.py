@@ -33,8 +33,6 @@ Ending the session means: end every child, remove the session's folder.
 
 from __future__ import annotations
 
-import gc
-import json
 import logging
 import os
 import secrets
@@ -61,6 +59,7 @@ from raydask.node.forking import (
     has_members,
     kill_group,
     make_group,
+    shared_imports,
     wait_for,
     wait_for_group,
 )
@@ -77,16 +76,24 @@ from raydask.session_folder import (
 )
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.endpoint import Endpoint, endpoint_of, listen_at
-from raydask.wire.framing import FrameDecoder, encode
+from raydask.wire.framing import FrameDecoder, encode, prepare_to_read
 from raydask.wire.messages import (
     ChildExited,
     EndChild,
     EndForkServer,
     EndSession,
+    Execute,
     ForkServerEnded,
     ForkWorkers,
+    Get,
+    Hello,
+    JobSettings,
     NodeReady,
     PrepareWorkers,
+    Results,
+    Submit,
+    Values,
+    Welcome,
     WorkerForked,
 )
 from raydask.wire.tls import server_tls
@@ -188,7 +195,8 @@ class Supervisor:
             server = RedisServer(str(self._folder), shard, self._password)
             server.start()
             self._redis.append(server)
-        import_for_children()
+        with shared_imports():
+            import_for_children()
         config = self._options.config
         collector = _Collector(self._warnings)
         logging.getLogger("raydask").addHandler(collector)
@@ -204,8 +212,6 @@ class Supervisor:
         deadline = time.monotonic() + self._options.config.start_timeout
         for server in self._redis:
             server.wait_ready(deadline)
-        gc.collect()
-        gc.freeze()
         self._fork_global()
         self._fork_node()
 
@@ -490,6 +496,8 @@ def import_for_children() -> None:
     import raydask.worker.actor_host
     import raydask.worker.process  # noqa: F401
 
+    prepare_to_read(Hello, Welcome, Submit, JobSettings, Execute, Results, Get, Values)
+
 
 def write_secret(folder: Path, secret: str) -> None:
     """Leave the session's secret, which is Redis' password too, where its user can read it."""
@@ -522,7 +530,7 @@ class _Collector(logging.Handler):
 def report(answer: dict[str, Any]) -> None:
     """Tell the driver how the start went, in one line."""
     try:
-        os.write(1, json.dumps(answer).encode() + b"\n")
+        os.write(1, msgspec.json.encode(answer) + b"\n")
     except OSError:
         pass  # the driver is gone; the lifeline says so
 

@@ -7,6 +7,7 @@ thread at a time receives.  A send that an exception interrupts, such as a
 
 from __future__ import annotations
 
+import mmap
 import select
 import socket
 import threading
@@ -37,7 +38,8 @@ class BlockingConnection:
             sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
         self._socket = sock
         self._decoder = FrameDecoder()
-        self._buffer = bytearray(_RECEIVE_SIZE)
+        # Of its own pages, so that what is never received into takes no memory.
+        self._buffer = mmap.mmap(-1, _RECEIVE_SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._buffer)
         self._send_lock = threading.Lock()
         self._unsent: memoryview | None = None

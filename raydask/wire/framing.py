@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ MAX_FRAME = 1 << 30
 
 _encode = msgspec.msgpack.Encoder().encode
 _NUMBERS = {kind: number for number, kind in enumerate(FRAME_TYPES)}
-_DECODERS = tuple(msgspec.msgpack.Decoder(kind).decode for kind in FRAME_TYPES)
+_KINDS = len(FRAME_TYPES)
 _pack = HEADER.pack
 _unpack = HEADER.unpack_from
 _HEADER_SIZE = HEADER.size
@@ -29,6 +30,23 @@ _HEADER_SIZE = HEADER.size
 
 class MalformedFrameError(ValueError):
     """The bytes are not a frame of this protocol."""
+
+
+class _Decoders(dict[int, Callable[[memoryview], Any]]):
+    """What decodes each kind of frame; made for the first, because no process reads all kinds."""
+
+    def __missing__(self, number: int) -> Callable[[memoryview], Any]:
+        decode = self[number] = msgspec.msgpack.Decoder(FRAME_TYPES[number]).decode
+        return decode
+
+
+_decoders = _Decoders()
+
+
+def prepare_to_read(*kinds: type) -> None:
+    """Make what decodes these kinds of frames now, for processes to come that are forked."""
+    for kind in kinds:
+        _decoders[_NUMBERS[kind]]
 
 
 def encode(message: object) -> bytes:
@@ -70,13 +88,13 @@ class FrameDecoder:
         start = 0
         while end - start >= _HEADER_SIZE and len(messages) < most:
             length, number = _unpack(view, start)
-            if length > self._limit or number >= len(_DECODERS):
+            if length > self._limit or number >= _KINDS:
                 raise MalformedFrameError(f"frame of kind {number} with {length} bytes")
             stop = start + _HEADER_SIZE + length
             if stop > end:
                 break
             try:
-                messages.append(_DECODERS[number](view[start + _HEADER_SIZE : stop]))
+                messages.append(_decoders[number](view[start + _HEADER_SIZE : stop]))
             except (msgspec.DecodeError, ValueError, RecursionError) as error:
                 raise MalformedFrameError(
                     f"{FRAME_TYPES[number].__name__} frame: {error}"
@@ -94,6 +112,6 @@ class FrameDecoder:
 
     def _wanted(self, partial: bytearray) -> int:
         length, number = _unpack(partial, 0)
-        if length > self._limit or number >= len(_DECODERS):
+        if length > self._limit or number >= _KINDS:
             raise MalformedFrameError(f"frame of kind {number} with {length} bytes")
         return int(length) + _HEADER_SIZE

@@ -14,7 +14,6 @@ its node closes the connection, and the kernel ends it when its parent dies.
 from __future__ import annotations
 
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -64,7 +63,6 @@ def run_worker(folder: str, arena: int, kept_heap: int, job: int = 0) -> None:
     session = Session(connection, welcome, arena, "default")
     executor = Executor(session, control)
     install_session(session)
-    gc.enable()
     executor.run()
 
 

@@ -1,0 +1,31 @@
+"""What forked processes are to share."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from raydask.node.forking import shared_imports
+
+
+@pytest.fixture(autouse=True)
+def _collector_as_before() -> Iterator[None]:
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def test_the_collector_keeps_out_of_what_children_share() -> None:
+    frozen = gc.get_freeze_count()
+    with shared_imports():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > frozen
+
+
+def test_the_collector_works_again_after_a_failed_import() -> None:
+    with pytest.raises(ImportError), shared_imports():
+        raise ImportError
+    assert gc.isenabled()
