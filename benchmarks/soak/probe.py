@@ -73,9 +73,12 @@ class SessionProbe:
         }
 
     def _children(self) -> list[tuple[str, psutil.Process]]:
-        """Return the supervisor's children with their roles, the Redis servers left out."""
+        """Return the session's processes with their roles, those left out that have none.
+
+        Workers are the supervisor's children, or those of their job's fork server.
+        """
         found = []
-        for child in self._supervisor.children():
+        for child in self._supervisor.children(recursive=True):
             try:
                 standard_error = os.readlink(f"/proc/{child.pid}/fd/2")
             except OSError:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import raydask
 from benchmarks.host_process import HostError, HostProcess
+from benchmarks.soak.probe import SessionProbe
+from benchmarks.soak.tasks import make
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -93,3 +97,15 @@ def test_a_short_soak_leaves_nothing_behind(tmp_path: Path) -> None:
     for name, series in soak["series"].items():
         assert len(series) == len(soak["ended"])
         assert max(series) > 0, name
+
+
+def test_the_soak_weighs_every_process_wherever_it_comes_from() -> None:
+    with raydask.init(num_cpus=2) as context:
+        task = raydask.remote(make)
+        for _ in range(2):  # the second time by workers that share numpy
+            raydask.get([task.remote(number) for number in range(4)])
+        probe = SessionProbe(context["address"], os.getpid())
+        sample = probe.sample()
+        probe.close()
+    roles = ("driver, RSS", "node, RSS", "global scheduler, RSS", "workers, RSS")
+    assert all(sample[role] > 0 for role in roles), sample
