@@ -101,10 +101,18 @@ def is_held(folder: Path) -> bool:
     return False
 
 
+def session_folders(root: Path) -> list[Path]:
+    """Return the folders of sessions under a root, whether they are up or not."""
+    try:
+        return list(root.glob("s-*"))
+    except FileNotFoundError:
+        return []  # the last session takes the root with it, at any time
+
+
 def running_sessions() -> list[Path]:
     """Return the folders of this user's sessions that are up, the one started last first."""
     found = []
-    for folder in sessions_root().glob("s-*"):
+    for folder in session_folders(sessions_root()):
         try:
             if is_held(folder) and (folder / NODE_SOCKET).exists():
                 found.append(((folder / LOCK).stat().st_mtime_ns, folder))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from raydask.session_folder import is_held, remove_session_folder
+from raydask.session_folder import is_held, remove_session_folder, session_folders
 
 _GRACE_SECONDS = 10.0
 
 
 def sweep(root: Path) -> None:
     """Remove the folders under `root` that no living session owns."""
-    for folder in root.glob("s-*"):
+    for folder in session_folders(root):
         if _is_abandoned(folder):
             remove_session_folder(folder)
 
