@@ -126,7 +126,9 @@ class WriteBehind:
                 self._hand_over(batch)
         if self._state.due_count:
             return _BACKLOG_PAUSE
-        return self._window
+        # Not simply the window: a turn may have waited for a batch in flight, or for a timer that
+        # fired a moment early, and is not to wait for a whole window more.
+        return max(self._state.until_turn(self._clock()), _BACKLOG_PAUSE)
 
     def flush(self, deadline: float) -> None:
         """Return when the store holds everything that was marked before the call.

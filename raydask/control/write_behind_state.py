@@ -196,6 +196,10 @@ class WriteBehindState:
         self._tables.append(table)
         return table
 
+    def until_turn(self, now: float) -> float:
+        """Return the seconds until the next turn is due; if it is, they are not positive."""
+        return self._next_turn - now
+
     @property
     def due_count(self) -> int:
         """How many entries and events could be collected without another turn."""
