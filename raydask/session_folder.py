@@ -101,6 +101,14 @@ def is_held(folder: Path) -> bool:
     return False
 
 
+def is_running(folder: Path) -> bool:
+    """Say whether this is the folder of a session that is up."""
+    try:
+        return is_held(folder) and (folder / NODE_SOCKET).exists()
+    except OSError:
+        return False  # it ends, or begins
+
+
 def session_folders(root: Path) -> list[Path]:
     """Return the folders of sessions under a root, whether they are up or not."""
     try:
@@ -114,10 +122,10 @@ def running_sessions() -> list[Path]:
     found = []
     for folder in session_folders(sessions_root()):
         try:
-            if is_held(folder) and (folder / NODE_SOCKET).exists():
+            if is_running(folder):
                 found.append(((folder / LOCK).stat().st_mtime_ns, folder))
-        except OSError:
-            continue  # it ends, or begins
+        except FileNotFoundError:
+            continue  # it has just ended
     return [folder for _, folder in sorted(found, reverse=True)]
 
 

@@ -25,7 +25,7 @@ from raydask.errors import ClusterUnavailableError, StartError, UsageError
 from raydask.session_folder import (
     ENDPOINT,
     NODE_SOCKET,
-    is_held,
+    is_running,
     new_session_folder,
     running_sessions,
     sessions_root,
@@ -248,14 +248,6 @@ def _find_local_node(endpoint: Endpoint) -> str:
         f"no node of a cluster at {endpoint} runs on this machine for this user; a program joins "
         "through a node of its own machine"
     )
-
-
-def is_running(folder: Path) -> bool:
-    """Say whether this is the folder of a session that is up."""
-    try:
-        return is_held(folder) and (folder / NODE_SOCKET).exists()
-    except OSError:
-        return False
 
 
 def connect(
