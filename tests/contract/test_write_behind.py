@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from raydask.control.memory_store import MemoryStore
 from raydask.control.schema import object_key, task_key
 from raydask.control.store import ControlStoreUnavailableError
 from raydask.control.write_behind import WriteBehind
@@ -52,3 +53,12 @@ def test_nothing_is_lost_or_left_when_the_store_is_away_for_a_while(backend: Bac
     assert store.read([task_key(ids[0])]) == [b"changed"]
     assert [event for _, event in store.read_events()] == [b"event"]
     store.close()
+
+
+def test_a_turn_that_is_asked_for_a_moment_early_does_not_wait_for_another_window() -> None:
+    now = 0.0
+    writer = WriteBehind(MemoryStore(), 1.0, clock=lambda: now)
+    assert writer.tick() == 1.0
+
+    now = 0.999
+    assert writer.tick() < 0.1
