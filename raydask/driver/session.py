@@ -11,12 +11,11 @@ to give back when its thread blocks.
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -67,6 +66,9 @@ from raydask.wire.messages import (
     Watch,
     Welcome,
 )
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 T = TypeVar("T")
 
@@ -420,8 +422,10 @@ class Session:
 
     def future_of(self, ref: ObjectRef) -> concurrent.futures.Future[Any]:
         """Return a future of the ref's value."""
+        from concurrent.futures import Future  # 0.1 MB, for programs that ask for one
+
         self.check_lost()
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        future: concurrent.futures.Future[Any] = Future()
         future.set_running_or_notify_cancel()
 
         def resolve(value: ObjectValue, ref: ObjectRef = ref) -> None:

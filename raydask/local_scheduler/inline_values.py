@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from raydask.ids import ObjectID
-from raydask.object_store.arena import ALIGNMENT
+from raydask.object_store.sizes import ALIGNMENT
 
 LEAST_COUNTED = ALIGNMENT
 """Bytes from which on a value counts."""

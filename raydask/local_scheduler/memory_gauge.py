@@ -52,7 +52,7 @@ class MemoryGauge:
         self._meminfo = str(root / "proc/meminfo")
         self._vmstat = str(root / "proc/vmstat")
         self._rounds = 0
-        self._cgroups: list[tuple[Path, int]] = []
+        self._cgroups: list[tuple[str, int]] = []
         self._kills = self._kills_before = 0
         self.is_available = False
 
@@ -61,9 +61,8 @@ class MemoryGauge:
         physical = _number(_read(self._meminfo), b"MemTotal:") << 10
         self.is_available = physical > 0
         if self.is_available:
-            self._cgroups = [
-                (group, limit) for group, limit in limited_cgroups(self._root) if limit < physical
-            ]
+            limited = limited_cgroups(self._root)
+            self._cgroups = [(str(group), limit) for group, limit in limited if limit < physical]
             self._kills = self._kills_before = self._count_kills()
 
     def measure(self, workers: Mapping[ProcessNumber, int]) -> MemoryMeasured:
@@ -99,12 +98,12 @@ class MemoryGauge:
             return 0
 
 
-def _used_by(group: Path) -> int:
+def _used_by(group: str) -> int:
     """Return what a cgroup of either version uses, without its page cache."""
-    usage = _read(str(group / "memory.current")) or _read(str(group / "memory.usage_in_bytes"))
+    usage = _read(f"{group}/memory.current") or _read(f"{group}/memory.usage_in_bytes")
     if not usage:
         return 0
-    stat = _read(str(group / "memory.stat"))
+    stat = _read(f"{group}/memory.stat")
     kind = b"total_" if b"\ntotal_inactive_file " in stat else b""
     cache = _number(stat, kind + b"inactive_file") + _number(stat, kind + b"active_file")
     return max(0, int(usage) - cache)

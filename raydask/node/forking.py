@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+"""Looked up once: to load the C library anew has a child copy 0.2 MB.  Linux alone has it."""
 _CHANGED_SIGNALS = (signal.SIGCHLD, signal.SIGTERM)
 
 
@@ -100,8 +102,8 @@ def ended_children() -> Iterator[Ended]:
 
 def adopt_orphans() -> None:
     """Become the parent of descendants whose parent ends, where that can be (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if _prctl is not None:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def make_group(pid: int) -> None:
@@ -162,8 +164,8 @@ def wait_for_group(group: int) -> None:
 
 
 def _die_with(parent: int) -> None:
-    if sys.platform != "linux":
+    if _prctl is None:
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it ended before the call

@@ -33,6 +33,7 @@ _RECONNECT_SECONDS = 0.05
 
 def run_node(
     options: SessionOptions,
+    resources: dict[str, int],
     supervisor: socket.socket,
     backing: Backing,
     urls: list[str],
@@ -43,6 +44,8 @@ def run_node(
     Parameters
     ----------
     options : SessionOptions
+    resources : dict
+        See `offered_resources`.
     supervisor : socket.socket
         On which workers are asked for and their ends reported.
     backing : Backing
@@ -68,7 +71,6 @@ def run_node(
         _log.exception("the control state cannot be reached")
         supervisor.sendall(encode(NodeReady(f"the control state cannot be reached: {error}")))
         return
-    resources = offered_resources(options)
     gpus = visible_gpus(int(resources.get("GPU", 0) // RESOURCE_UNIT))
     identity = NodeIdentity(
         number, options.folder, backing.path, backing.size, gpus, options.detached

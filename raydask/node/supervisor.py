@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import selectors
 import signal
 import socket
@@ -152,7 +151,7 @@ class Supervisor:
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
         self._folder = Path(options.folder)
-        self._password = options.secret or secrets.token_hex(16)
+        self._password = options.secret or os.urandom(16).hex()
         self._listener: socket.socket | None = None
         self._redis: list[RedisServer] = []
         self._backing: Backing | None = None
@@ -172,6 +171,7 @@ class Supervisor:
         self._parent = os.getppid()
         self._ready = False
         self._warnings: list[str] = []
+        self._resources: dict[str, int] = {}
         self._kept_heap = 0
         self._reason = ""
 
@@ -197,6 +197,8 @@ class Supervisor:
             self._redis.append(server)
         with shared_imports():
             import_for_children()
+        from raydask.node.process import offered_resources
+
         config = self._options.config
         collector = _Collector(self._warnings)
         logging.getLogger("raydask").addHandler(collector)
@@ -208,6 +210,7 @@ class Supervisor:
             )
         finally:
             logging.getLogger("raydask").removeHandler(collector)
+        self._resources = offered_resources(self._options)
         self._kept_heap = self._heap_of_workers(self._backing.size)
         deadline = time.monotonic() + self._options.config.start_timeout
         for server in self._redis:
@@ -217,9 +220,7 @@ class Supervisor:
 
     def _heap_of_workers(self, arena: int) -> int:
         """Return how much freed heap each worker keeps: little where memory is scarce."""
-        from raydask.node.process import offered_resources
-
-        cpus = max(1, offered_resources(self._options).get("CPU", 0) // RESOURCE_UNIT)
+        cpus = max(1, self._resources.get("CPU", 0) // RESOURCE_UNIT)
         return heap_to_keep(memory_of_a_worker(self._options.config.memory_limit, arena, cpus))
 
     def _fork_global(self) -> None:
@@ -248,6 +249,7 @@ class Supervisor:
             ours.close()
             run_node(
                 self._options,
+                self._resources,
                 theirs,
                 backing,
                 [server.url for server in self._redis],
@@ -480,6 +482,8 @@ class Supervisor:
                 pass
         for group in self._groups:
             kill_group(group)
+        import shutil  # noqa: F401  what removes the folder, while they end
+
         for pid in children:
             wait_for(pid)
         for group in self._groups:

@@ -32,18 +32,11 @@ from bisect import bisect_left, insort
 from collections import deque
 
 from raydask.errors import InternalError
-
-ALIGNMENT = 4096
-"""Bytes: every offset and every size is a multiple of this, whatever the machine's page."""
+from raydask.object_store.sizes import ALIGNMENT
 
 _MASK = ALIGNMENT - 1
 _JOURNAL_LENGTH = 1024
 _STORY_LENGTH = 12
-
-
-def rounded(size: int) -> int:
-    """Return the bytes that a block of `size` bytes occupies: whole pages, at least one."""
-    return (size + _MASK) & ~_MASK or ALIGNMENT
 
 
 class Arena:

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 from raydask.errors import StartError, UsageError
-from raydask.object_store.arena import ALIGNMENT
+from raydask.object_store.sizes import ALIGNMENT
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +120,8 @@ class Backing:
         wanted = size if size is not None else int(usable_memory(memory) * SHARE_OF_MEMORY)
         if directory is None and hasattr(os, "memfd_create"):
             return cls._anonymous(_affordable(wanted, memory_limit(), "of memory"))
+        import tempfile  # 1 MB, for the sessions that take this way
+
         folder = directory if directory is not None else tempfile.gettempdir()
         reason: Exception
         try:
@@ -165,6 +167,8 @@ class Backing:
 
     @classmethod
     def _in_folder(cls, size: int, folder: str) -> Backing:
+        import tempfile
+
         fd, name = tempfile.mkstemp(prefix="raydask-arena-", dir=folder)
         file = Path(name)
         try:
@@ -230,8 +234,11 @@ def memory_of_a_worker(limit: int, arena: int, cpus: int) -> int:
     return max(0, usable_memory(limit) - arena) // cpus
 
 
-def limited_cgroups(root: Path = Path("/")) -> list[tuple[Path, int]]:
+@functools.cache
+def limited_cgroups(root: Path = Path("/")) -> tuple[tuple[Path, int], ...]:
     """Return the cgroups above this process that limit its memory, and to how many bytes.
+
+    They are looked up once: forks of this process have the answer without another look.
 
     Parameters
     ----------
@@ -241,7 +248,7 @@ def limited_cgroups(root: Path = Path("/")) -> list[tuple[Path, int]]:
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return []
+        return ()
     mounts = root / "sys/fs/cgroup"
     limited: list[tuple[Path, int]] = []
     for line in lines:
@@ -250,7 +257,7 @@ def limited_cgroups(root: Path = Path("/")) -> list[tuple[Path, int]]:
             limited += _limits_above(mounts, group, "memory.max")
         elif "memory" in controllers.split(","):
             limited += _limits_above(mounts / "memory", group, "memory.limit_in_bytes")
-    return limited
+    return tuple(limited)
 
 
 def _room_in(folder: str, root: Path = Path("/")) -> tuple[int, str]:

@@ -28,9 +28,8 @@ import threading
 from collections.abc import Callable
 
 from raydask.errors import InternalError, ObjectStoreFullError, UsageError
-from raydask.object_store.arena import rounded
 from raydask.object_store.copying import copy_bytes
-from raydask.object_store.state import DEFAULT_SLAB_SIZE
+from raydask.object_store.sizes import DEFAULT_SLAB_SIZE, rounded
 from raydask.object_store.views import Mapper, file_view, private_view, shared_view
 
 _SMALL_PER_SLAB = 4

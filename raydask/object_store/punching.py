@@ -7,11 +7,15 @@ afterwards is zeros, and what is written gets new pages.  Python does not offer 
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable
 
 _KEEP_SIZE = 1
 _PUNCH_HOLE = 2
+
+_fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
+"""Linux alone has it."""
+if _fallocate is not None:
+    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 def hole_puncher(fd: int) -> Callable[[int, int], None] | None:
@@ -22,15 +26,11 @@ def hole_puncher(fd: int) -> Callable[[int, int], None] | None:
     fd : int
         The arena's file; it must stay open while the result is used.
     """
-    if sys.platform != "linux":
+    if _fallocate is None:
         return None
-    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
-    if fallocate is None:
-        return None
-    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
     def punch(offset: int, size: int) -> None:
         # Where the system refuses, the memory merely stays.
-        fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, size)
+        _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, size)
 
     return punch

@@ -27,7 +27,8 @@ What a malformed client sends raises ``InternalError`` and changes nothing.
 from __future__ import annotations
 
 from raydask.errors import InternalError
-from raydask.object_store.arena import ALIGNMENT, Arena, rounded
+from raydask.object_store.arena import Arena
+from raydask.object_store.sizes import ALIGNMENT, rounded
 
 
 class Regions:

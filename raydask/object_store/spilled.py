@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from raydask.errors import InternalError
 from raydask.ids import ObjectID
-from raydask.object_store.arena import ALIGNMENT, rounded
+from raydask.object_store.sizes import ALIGNMENT, rounded
 
 
 class SpillEntry(NamedTuple):

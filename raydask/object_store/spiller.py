@@ -20,15 +20,13 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from raydask.errors import StartError
-from raydask.object_store.arena import rounded
 from raydask.object_store.punching import hole_puncher
+from raydask.object_store.sizes import rounded
 from raydask.object_store.spilled import SpillBatch
 
 _CHUNK = 64 << 20
@@ -59,7 +57,7 @@ class Spiller:
     def __init__(self, fd: int, folder: str, *, is_reserved: bool = False) -> None:
         self._fd = fd
         self._punch = None if is_reserved else hole_puncher(fd)
-        self._folder = Path(folder)
+        self._folder = folder
         self._changed = threading.Condition()
         self._writes: deque[tuple[SpillBatch, OnDone]] = deque()
         self._deletions: deque[int] = deque()
@@ -75,11 +73,11 @@ class Spiller:
             When the folder cannot be made.
         """
         try:
-            self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._folder.mkdir(mode=0o700)
+            os.makedirs(os.path.dirname(self._folder), exist_ok=True)
+            os.mkdir(self._folder, mode=0o700)
         except OSError as error:
             raise StartError(
-                f"the spill folder {str(self._folder)!r} cannot be made ({error}); "
+                f"the spill folder {self._folder!r} cannot be made ({error}); "
                 "name a folder for spilling that can be written"
             ) from error
         self._thread = threading.Thread(target=self._run, name="raydask-spill", daemon=True)
@@ -87,7 +85,7 @@ class Spiller:
 
     def path_of(self, file: int) -> str:
         """Return the path of the file with this number, whether it exists or not."""
-        return str(self._folder / f"{file}.spill")
+        return os.path.join(self._folder, f"{file}.spill")
 
     def write(self, batch: SpillBatch, on_done: OnDone) -> None:
         """Write the batch to its file, soon and in the order of these calls.
@@ -139,6 +137,8 @@ class Spiller:
             self._closing = True
             self._changed.notify()
         thread.join()
+        import shutil  # only here, at the end
+
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self) -> None:

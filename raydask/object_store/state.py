@@ -55,12 +55,10 @@ from operator import itemgetter
 
 from raydask.errors import InternalError
 from raydask.ids import ObjectID
-from raydask.object_store.arena import ALIGNMENT, Arena, rounded
+from raydask.object_store.arena import Arena
 from raydask.object_store.regions import Regions
+from raydask.object_store.sizes import ALIGNMENT, DEFAULT_SLAB_SIZE, rounded
 from raydask.object_store.spilled import Evicted, SpillBatch, SpillEntry, SpillFiles
-
-DEFAULT_SLAB_SIZE = 8 << 20
-"""Bytes of a slab, where the arena is large enough for many of them."""
 
 _MOST_OF_THE_ARENA = 32
 

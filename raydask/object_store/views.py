@@ -41,7 +41,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raydask.errors import ObjectLostError
-from raydask.object_store.arena import ALIGNMENT
+from raydask.object_store.sizes import ALIGNMENT
 
 _CLASSES_PER_DOUBLING = 8
 _CACHED_TYPES = 1024

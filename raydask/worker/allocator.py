@@ -9,10 +9,10 @@ to 2.4 ms of system time in 6 ms of work; with the limits below, none.
 from __future__ import annotations
 
 import ctypes
-import sys
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
 _MOST_KEPT = 64 << 20
 _SHARE_KEPT = 16
 
@@ -27,9 +27,6 @@ def keep_freed_memory(most: int) -> None:
 
     Blocks of half that and more still go back to the system when they are freed.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, most // 2)
-        mallopt(_M_TRIM_THRESHOLD, most)
+    if _mallopt is not None:
+        _mallopt(_M_MMAP_THRESHOLD, most // 2)
+        _mallopt(_M_TRIM_THRESHOLD, most)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from raydask.errors import InternalError
-from raydask.object_store.arena import ALIGNMENT, Arena, rounded
+from raydask.object_store.arena import Arena
+from raydask.object_store.sizes import ALIGNMENT, rounded
 
 PAGE = ALIGNMENT
 

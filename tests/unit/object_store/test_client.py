@@ -10,8 +10,8 @@ import pytest
 
 from raydask.errors import InternalError, ObjectStoreFullError, UsageError
 from raydask.ids import ObjectID
-from raydask.object_store.arena import ALIGNMENT
 from raydask.object_store.client import Reservation, StoreClient
+from raydask.object_store.sizes import ALIGNMENT
 from raydask.object_store.state import StoreState
 from tests.unit.object_store.local_store import LocalStore
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raydask.errors import InternalError
-from raydask.object_store.arena import ALIGNMENT
+from raydask.object_store.sizes import ALIGNMENT
 from raydask.object_store.spilled import Evicted, SpillEntry
 from raydask.object_store.state import StoreState
 from tests.unit.object_store.test_state import granted, object_id

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from raydask.errors import ObjectLostError, UsageError
-from raydask.object_store.arena import ALIGNMENT
+from raydask.object_store.sizes import ALIGNMENT
 from raydask.object_store.views import Mapper
 from tests.unit.object_store.local_store import LocalStore
 from tests.unit.object_store.test_views import Released

@@ -16,8 +16,8 @@ import pytest
 
 from raydask.errors import StartError
 from raydask.object_store import spiller as spiller_module
-from raydask.object_store.arena import ALIGNMENT, rounded
 from raydask.object_store.backing import Backing
+from raydask.object_store.sizes import ALIGNMENT, rounded
 from raydask.object_store.spilled import SpillBatch, SpillFiles
 from raydask.object_store.spiller import Spiller
 from tests.unit.object_store.test_state import object_id

@@ -6,7 +6,7 @@ import pytest
 
 from raydask.errors import InternalError
 from raydask.ids import ObjectID
-from raydask.object_store.arena import ALIGNMENT
+from raydask.object_store.sizes import ALIGNMENT
 from raydask.object_store.state import StoreState, fitting_slab_size
 
 PAGE = ALIGNMENT

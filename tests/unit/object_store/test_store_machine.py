@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from raydask.errors import InternalError
 from raydask.ids import ObjectID
-from raydask.object_store.arena import ALIGNMENT, rounded
+from raydask.object_store.sizes import ALIGNMENT, rounded
 from raydask.object_store.spilled import Evicted, SpillBatch
 from raydask.object_store.state import StoreState
 
