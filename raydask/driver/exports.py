@@ -37,8 +37,8 @@ class Exports:
     def __init__(self, send: Callable[[object], None], packages: Sequence[str]) -> None:
         self._send = send
         self._packages = frozenset(packages)
-        names = "|".join(map(re.escape, packages)).encode()
-        self._mention = re.compile(rb"(?<![\w])(?:" + names + rb")(?![\w])") if names else None
+        self._mention: re.Pattern[bytes] | None = None
+        """Finds a package's name in a pickle; made for the first, which few workers export."""
         self._exported: set[FunctionID] = set()
         self._named: set[str] = set()
         self._lock = threading.Lock()
@@ -56,8 +56,11 @@ class Exports:
         return function_id
 
     def _wants_packages(self, function: object, code: bytes) -> bool:
-        if self._mention is None:
+        if not self._packages:
             return False
+        if self._mention is None:
+            names = "|".join(map(re.escape, sorted(self._packages))).encode()
+            self._mention = re.compile(rb"(?<![\w])(?:" + names + rb")(?![\w])")
         if self._mention.search(code):
             return True
         if _BY_VALUE in code:

@@ -61,6 +61,22 @@ class _Exporter:
         self.on_release()
 
 
+# Here, and not for each process: they are the same for all forks of one.
+_library = ctypes.CDLL(None)
+_map = _library.mmap
+_map.restype = ctypes.c_void_p
+_map.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_ssize_t,
+)
+_unmap = _library.munmap
+_unmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+
+
 class Mapper:
     """Maps runs of files through the C library.
 
@@ -68,22 +84,7 @@ class Mapper:
     3.13, and a process may have but 1,024 of them.
     """
 
-    __slots__ = ("_map", "_unmap")
-
-    def __init__(self) -> None:
-        library = ctypes.CDLL(None)
-        self._map = library.mmap
-        self._map.restype = ctypes.c_void_p
-        self._map.argtypes = (
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_int,
-            ctypes.c_ssize_t,
-        )
-        self._unmap = library.munmap
-        self._unmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    __slots__ = ()
 
     def map(
         self, fd: int, offset: int, size: int, *, writable: bool
@@ -99,10 +100,10 @@ class Mapper:
         # The machine's pages may be larger than the arena's.
         lead = offset % mmap.ALLOCATIONGRANULARITY
         access, flags = _PRIVATE if writable else _READ_ONLY
-        start = self._map(None, size + lead, access, flags, fd, offset - lead)
+        start = _map(None, size + lead, access, flags, fd, offset - lead)
         if start == _MAP_FAILED:
             return None
-        return start + lead, functools.partial(self._unmap, start, size + lead)
+        return start + lead, functools.partial(_unmap, start, size + lead)
 
 
 def shared_view(
