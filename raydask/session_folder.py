@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -42,16 +44,7 @@ LONGEST_PATH = 80
 
 def sessions_root() -> Path:
     """Return the folder of this user's sessions on this machine."""
-    named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
-    temporary = next((folder for folder in named if folder and os.path.isdir(folder)), "/tmp")
-    return Path(os.path.abspath(temporary)) / f"raydask-{os.getuid()}"
-
-
-def _make_folder(prefix: str, parent: Path) -> Path:
-    """Make a folder with a new name, for this user alone (as tempfile does, in 6 ms and 1 MB)."""
-    folder = parent / f"{prefix}{os.urandom(4).hex()}"
-    folder.mkdir(mode=0o700)
-    return folder
+    return Path(tempfile.gettempdir()) / f"raydask-{os.getuid()}"
 
 
 def new_session_folder() -> Path:
@@ -67,7 +60,7 @@ def new_session_folder() -> Path:
         root.mkdir(mode=0o700, exist_ok=True)
         if root.stat().st_uid != os.getuid():
             raise StartError(f"{root} belongs to another user; set TMPDIR to a folder of yours")
-        folder = _make_folder(time.strftime("s-%m%d-%H%M%S-"), root)
+        folder = Path(tempfile.mkdtemp(prefix=time.strftime("s-%m%d-%H%M%S-"), dir=root))
     except OSError as error:
         raise StartError(
             f"no session folder can be made under {root}: {error}; set TMPDIR to a folder "
@@ -154,7 +147,8 @@ def make_spill_folder(session: Path, configured: str) -> Path:
     try:
         if configured:
             Path(configured).mkdir(parents=True, exist_ok=True)
-            path.symlink_to(_make_folder(f"raydask-{session.name}-", Path(configured)))
+            target = tempfile.mkdtemp(prefix=f"raydask-{session.name}-", dir=configured)
+            path.symlink_to(target)
         else:
             path.mkdir(mode=0o700)
     except OSError as error:
@@ -167,8 +161,6 @@ def make_spill_folder(session: Path, configured: str) -> Path:
 
 def remove_session_folder(session: Path) -> None:
     """Remove a session's folder and what it has spilled elsewhere; never raises."""
-    import shutil  # 4 ms and 0.5 MB, which nothing else here needs
-
     spilled = session / SPILL
     try:
         if spilled.is_symlink():

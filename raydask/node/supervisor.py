@@ -482,8 +482,6 @@ class Supervisor:
                 pass
         for group in self._groups:
             kill_group(group)
-        import shutil  # noqa: F401  what removes the folder, while they end
-
         for pid in children:
             wait_for(pid)
         for group in self._groups:

@@ -25,6 +25,7 @@ import fcntl
 import functools
 import logging
 import os
+import tempfile
 from pathlib import Path
 
 from raydask.errors import StartError, UsageError
@@ -120,8 +121,6 @@ class Backing:
         wanted = size if size is not None else int(usable_memory(memory) * SHARE_OF_MEMORY)
         if directory is None and hasattr(os, "memfd_create"):
             return cls._anonymous(_affordable(wanted, memory_limit(), "of memory"))
-        import tempfile  # 1 MB, for the sessions that take this way
-
         folder = directory if directory is not None else tempfile.gettempdir()
         reason: Exception
         try:
@@ -167,8 +166,6 @@ class Backing:
 
     @classmethod
     def _in_folder(cls, size: int, folder: str) -> Backing:
-        import tempfile
-
         fd, name = tempfile.mkstemp(prefix="raydask-arena-", dir=folder)
         file = Path(name)
         try:

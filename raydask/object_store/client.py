@@ -30,7 +30,7 @@ from collections.abc import Callable
 from raydask.errors import InternalError, ObjectStoreFullError, UsageError
 from raydask.object_store.copying import copy_bytes
 from raydask.object_store.sizes import DEFAULT_SLAB_SIZE, rounded
-from raydask.object_store.views import Mapper, file_view, private_view, shared_view
+from raydask.object_store.views import file_view, private_view, shared_view
 
 _SMALL_PER_SLAB = 4
 
@@ -96,7 +96,6 @@ class StoreClient:
         self._process = 0
         self._mapping: mmap.mmap | None = None
         self._memory: memoryview | None = None
-        self._mapper: Mapper | None = None
 
     def start(self) -> None:
         """Map the arena.
@@ -115,7 +114,6 @@ class StoreClient:
             os.close(self._fd)
             raise
         self._memory = memoryview(self._mapping)
-        self._mapper = Mapper()
         self._process = os.getpid()
 
     def close(self) -> None:
@@ -127,7 +125,7 @@ class StoreClient:
         mapping, memory = self._mapping, self._memory
         if mapping is None or memory is None:
             return
-        self._mapping = self._memory = self._mapper = None
+        self._mapping = self._memory = None
         os.close(self._fd)
         memory.release()
         try:
@@ -215,8 +213,8 @@ class StoreClient:
         UsageError
             When the store was closed.
         """
-        mapping, memory, mapper = self._mapping, self._memory, self._mapper
-        if mapping is None or memory is None or mapper is None:
+        mapping, memory = self._mapping, self._memory
+        if mapping is None or memory is None:
             raise UsageError("the object store was shut down; call raydask.init() first")
         if not 0 <= offset < self._capacity or not 0 <= size <= self._capacity - offset:
             raise InternalError(
@@ -224,7 +222,7 @@ class StoreClient:
                 "please report this bug"
             )
         if writable:
-            return private_view(mapper, self._fd, memory, offset, size, on_release)
+            return private_view(self._fd, memory, offset, size, on_release)
         return shared_view(mapping, offset, size, on_release)
 
     def view_file(
@@ -262,10 +260,9 @@ class StoreClient:
         UsageError
             When the store was closed.
         """
-        mapper = self._mapper
-        if mapper is None:
+        if self._mapping is None:
             raise UsageError("the object store was shut down; call raydask.init() first")
-        return file_view(mapper, path, position, size, writable, on_release)
+        return file_view(path, position, size, writable, on_release)
 
     def _take_from_new_slab(self, occupied: int) -> int:
         """Get room for a small object that the current slab cannot hold."""

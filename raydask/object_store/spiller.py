@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -137,8 +138,6 @@ class Spiller:
             self._closing = True
             self._changed.notify()
         thread.join()
-        import shutil  # only here, at the end
-
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _run(self) -> None:

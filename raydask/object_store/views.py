@@ -77,33 +77,27 @@ _unmap = _library.munmap
 _unmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
-class Mapper:
-    """Maps runs of files through the C library.
+def map_file(
+    fd: int, offset: int, size: int, *, writable: bool
+) -> tuple[int, Callable[[], None]] | None:
+    """Map `size` bytes of a file at `offset`, read-only or copy on write, through the C library.
 
     Python's own ``mmap`` keeps a duplicate of the descriptor open for each mapping until
     3.13, and a process may have but 1,024 of them.
+
+    Returns
+    -------
+    tuple or None
+        The address of the first byte, and what undoes the mapping.  None when the
+        system refuses (it allows about 65,000 mappings in a process).
     """
-
-    __slots__ = ()
-
-    def map(
-        self, fd: int, offset: int, size: int, *, writable: bool
-    ) -> tuple[int, Callable[[], None]] | None:
-        """Map `size` bytes at `offset`, read-only or copy on write.
-
-        Returns
-        -------
-        tuple or None
-            The address of the first byte, and what undoes the mapping.  None when the
-            system refuses (it allows about 65,000 mappings in a process).
-        """
-        # The machine's pages may be larger than the arena's.
-        lead = offset % mmap.ALLOCATIONGRANULARITY
-        access, flags = _PRIVATE if writable else _READ_ONLY
-        start = _map(None, size + lead, access, flags, fd, offset - lead)
-        if start == _MAP_FAILED:
-            return None
-        return start + lead, functools.partial(_unmap, start, size + lead)
+    # The machine's pages may be larger than the arena's.
+    lead = offset % mmap.ALLOCATIONGRANULARITY
+    access, flags = _PRIVATE if writable else _READ_ONLY
+    start = _map(None, size + lead, access, flags, fd, offset - lead)
+    if start == _MAP_FAILED:
+        return None
+    return start + lead, functools.partial(_unmap, start, size + lead)
 
 
 def shared_view(
@@ -117,7 +111,6 @@ def shared_view(
 
 
 def private_view(
-    mapper: Mapper,
     fd: int,
     shared: memoryview,
     offset: int,
@@ -129,7 +122,7 @@ def private_view(
     `fd` is the arena's file and `shared` the whole of it: where no more mappings are to be
     had, the view is a plain copy of its bytes, and the object is released at once.
     """
-    mapped = mapper.map(fd, offset, size or 1, writable=True)
+    mapped = map_file(fd, offset, size or 1, writable=True)
     if mapped is None:
         copy = memoryview(bytearray(shared[offset : offset + size]))
         on_release()
@@ -138,7 +131,6 @@ def private_view(
 
 
 def file_view(
-    mapper: Mapper,
     path: str,
     position: int,
     size: int,
@@ -171,7 +163,7 @@ def file_view(
                 f"the object was spilled to {path}, and that file was cut short: it has no "
                 f"{size} bytes at {position}; something outside raydask changed it"
             )
-        mapped = mapper.map(fd, position, size or 1, writable=writable)
+        mapped = map_file(fd, position, size or 1, writable=writable)
         if mapped is None:
             copy = memoryview(_read(fd, position, size))
             on_release()

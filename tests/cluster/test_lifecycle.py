@@ -170,7 +170,7 @@ def test_a_folder_too_long_for_sockets_is_told(
 ) -> None:
     folder = tmp_path / ("x" * 90)
     folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     with pytest.raises(StartError, match="too long a path for unix sockets"):
         raydask.init(num_cpus=1)
 

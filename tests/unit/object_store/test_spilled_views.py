@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from raydask.errors import ObjectLostError, UsageError
+from raydask.object_store import views
 from raydask.object_store.sizes import ALIGNMENT
-from raydask.object_store.views import Mapper
 from tests.unit.object_store.local_store import LocalStore
 from tests.unit.object_store.test_views import Released
 
@@ -115,7 +115,7 @@ def test_a_file_that_was_cut_short_is_not_mapped(
 def test_the_bytes_are_read_where_no_mapping_is_to_be_had(
     store: LocalStore, path: str, writable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Mapper, "map", lambda *_, **__: None)
+    monkeypatch.setattr(views, "map_file", lambda *_, **__: None)
     released = Released()
     position, size = ALIGNMENT, (1 << 20) + 7
     view = store.client().view_file(path, position, size, writable=writable, on_release=released)

@@ -17,8 +17,8 @@ import pytest
 
 from raydask.errors import InternalError
 from raydask.ids import ObjectID
+from raydask.object_store import views
 from raydask.object_store.client import StoreClient
-from raydask.object_store.views import Mapper
 from tests.unit.object_store.local_store import LocalStore
 
 MIB = 1 << 20
@@ -211,7 +211,7 @@ def test_a_writable_view_is_a_copy_where_no_mapping_is_to_be_had(
 ) -> None:
     client = store.client()
     object_id = store.put(client, b"a" * 100)
-    monkeypatch.setattr(Mapper, "map", lambda *_, **__: None)
+    monkeypatch.setattr(views, "map_file", lambda *_, **__: None)
     released = Released()
     mine = view_of(store, client, object_id, released, writable=True)
     assert released.times == 1
@@ -221,7 +221,7 @@ def test_a_writable_view_is_a_copy_where_no_mapping_is_to_be_had(
 
 
 def test_the_system_may_refuse_a_mapping() -> None:
-    assert Mapper().map(-1, 0, 4096, writable=True) is None
+    assert views.map_file(-1, 0, 4096, writable=True) is None
 
 
 def test_many_views_of_one_object_keep_no_descriptors(store: LocalStore) -> None:
