@@ -6,6 +6,11 @@ from raydask.ids import ObjectID, ProcessNumber
 from raydask.local_scheduler.actions import Action, Send
 from raydask.wire.messages import ObjectValue, Ready, Values
 
+_LARGEST_MESSAGE = 1 << 20
+"""Bytes of values."""
+_FEW = 8
+"""So many values are one message without being weighed."""
+
 
 class Outgoing:
     """Actions and batched messages of one turn.
@@ -40,7 +45,7 @@ class Outgoing:
         actions = self.actions
         if self._values:
             for process, values in self._values.items():
-                actions.append(Send(process, Values(values)))
+                actions += [Send(process, Values(part)) for part in parts_of(values)]
             self._values = {}
         if self._ready:
             for process, object_ids in self._ready.items():
@@ -48,3 +53,21 @@ class Outgoing:
             self._ready = {}
         self.actions = []
         return actions
+
+
+def parts_of(values: list[ObjectValue]) -> list[list[ObjectValue]]:
+    """Return the values of one turn in messages of at most ``_LARGEST_MESSAGE``, or of one value.
+
+    Whoever receives a message has all of it in memory, twice for a moment.
+    """
+    if len(values) <= _FEW:
+        return [values]
+    parts: list[list[ObjectValue]] = [[]]
+    size = 0
+    for value in values:
+        size += len(value.data)
+        if size > _LARGEST_MESSAGE and parts[-1]:
+            parts.append([])
+            size = len(value.data)
+        parts[-1].append(value)
+    return parts

@@ -80,8 +80,7 @@ class FrameDecoder:
             # A large frame comes in many reads: look at it again only when it is whole.
             if len(partial) < _HEADER_SIZE or len(partial) < self._wanted(partial):
                 return []
-            data = bytes(partial)
-            self._partial = bytearray()
+            data, self._partial = partial, bytearray()  # no copy: it may be the peak of all memory
         messages: list[Any] = []
         view = memoryview(data)
         end = len(data)
