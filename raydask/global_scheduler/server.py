@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
+import uvloop
 
 from raydask.config import Config
 from raydask.control import schema
@@ -356,7 +357,8 @@ def run_global_scheduler(
     writer.start()
     server.handle(entries)
     try:
-        asyncio.run(_serve(server, socket_path, parent, listener, secret, config))
+        # On the loop of the node, of which they share what is in the library.
+        uvloop.run(_serve(server, socket_path, parent, listener, secret, config))
     finally:
         try:
             writer.close(time.monotonic() + _CLOSE_SECONDS)

@@ -62,7 +62,7 @@ from raydask.node.forking import (
     wait_for,
     wait_for_group,
 )
-from raydask.node.logs import log_to, stop_logging
+from raydask.node.logs import log_to
 from raydask.node.sweep import sweep
 from raydask.object_store.backing import Backing, memory_of_a_worker
 from raydask.session_folder import (
@@ -267,7 +267,6 @@ class Supervisor:
     def _be_worker(self, job: int) -> None:
         from raydask.worker.process import run_worker
 
-        stop_logging()
         assert self._backing is not None
         run_worker(str(self._folder), self._backing.fd, self._kept_heap, job)
 

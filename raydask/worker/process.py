@@ -16,7 +16,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import signal
 import socket
 import sys
 from typing import TextIO
@@ -46,8 +45,6 @@ def run_worker(folder: str, arena: int, kept_heap: int, job: int = 0) -> None:
     job : int
         The only one that it will work for; 0: any.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         connection = connect_unix(os.path.join(folder, NODE_SOCKET))
         connection.send_message(Hello("worker", os.getpid(), VERSION, job=job))
