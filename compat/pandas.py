@@ -15,11 +15,12 @@ import pandas as pd
 
 
 def _reduce_column(column: Any) -> Any:
-    return _column, (column.__arrow_array__(), column.dtype)
+    chunks = column.__arrow_array__()
+    return _column, (chunks.chunk(0) if chunks.num_chunks == 1 else chunks, column.dtype)
 
 
 def _column(chunks: Any, dtype: Any) -> Any:
-    return pd.array(chunks, dtype=dtype, copy=False)
+    return dtype.__from_arrow__(chunks)
 
 
 REDUCERS = {

@@ -24,7 +24,8 @@ def _reduce_array(array: Any) -> Any:
 
 def _compact(array: Any) -> Any:
     try:
-        if array.get_total_buffer_size() > 2 * array.nbytes + _SPARED:
+        size = array.get_total_buffer_size()
+        if size > _SPARED and size > 2 * array.nbytes + _SPARED:
             return pa.concat_arrays([array])
     except pa.ArrowException:
         pass  # a type for which it counts or copies nothing: it is stored as it is
