@@ -25,6 +25,7 @@ def _reduce_array(array: Any) -> Any:
 def _compact(array: Any) -> Any:
     try:
         size = array.get_total_buffer_size()
+        # Most arrays are small, and the second question takes eight times as long as the first.
         if size > _SPARED and size > 2 * array.nbytes + _SPARED:
             return pa.concat_arrays([array])
     except pa.ArrowException:

@@ -44,10 +44,11 @@ class _Log(logging.handlers.RotatingFileHandler):
     """A log that is the process's standard error, wherever that goes."""
 
     def go_on_in(self, file: str) -> None:
-        """Write to another file, in a fork of the process that began the log.
+        """Write to this file from here on; what is written to stays open.
 
-        A new log would have the fork copy 0.9 MB of memory that it shares, and to leave the old one
-        0.3: what opening and closing a file and formatting a record touch is in many places.
+        A fork of the process that began the log does so too: a new log would have it copy 0.9 MB of
+        memory that it shares, and to leave the old one 0.3, because what opening and closing a file
+        and formatting a record touch is in many places.
         """
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(descriptor, 2)
