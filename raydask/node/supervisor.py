@@ -490,13 +490,17 @@ class Supervisor:
 
 def import_for_children() -> None:
     """Import what the forked processes will need, so that they share it."""
+    import asyncio
+
     import cloudpickle  # noqa: F401
+    import uvloop
 
     import raydask.global_scheduler.server
     import raydask.node.process
     import raydask.worker.actor_host
     import raydask.worker.process  # noqa: F401
 
+    uvloop.run(asyncio.sleep(0))  # what its first use changes, the children share too
     prepare_to_read(Hello, Welcome, Submit, JobSettings, Execute, Results, Get, Values)
 
 

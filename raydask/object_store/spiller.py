@@ -62,11 +62,12 @@ class Spiller:
         self._changed = threading.Condition()
         self._writes: deque[tuple[SpillBatch, OnDone]] = deque()
         self._deletions: deque[int] = deque()
-        self._closing = False
+        self._is_started = self._closing = False
         self._thread: threading.Thread | None = None
+        """Begun by the first write: most nodes never spill."""
 
     def start(self) -> None:
-        """Make the folder and the thread.
+        """Make the folder.
 
         Raises
         ------
@@ -81,8 +82,7 @@ class Spiller:
                 f"the spill folder {self._folder!r} cannot be made ({error}); "
                 "name a folder for spilling that can be written"
             ) from error
-        self._thread = threading.Thread(target=self._run, name="raydask-spill", daemon=True)
-        self._thread.start()
+        self._is_started = True
 
     def path_of(self, file: int) -> str:
         """Return the path of the file with this number, whether it exists or not."""
@@ -104,13 +104,13 @@ class Spiller:
         """
         with self._changed:
             self._writes.append((batch, on_done))
-            self._changed.notify()
+            self._go_on()
 
     def delete(self, file: int) -> None:
         """Delete a written file soon; who has it mapped keeps it."""
         with self._changed:
             self._deletions.append(file)
-            self._changed.notify()
+            self._go_on()
 
     def give_back(self, runs: list[tuple[int, int]]) -> None:
         """Give the system the pages of these parts of the arena, (offset, size) in bytes.
@@ -131,14 +131,22 @@ class Spiller:
 
     def close(self) -> None:
         """Stop writing and delete everything.  A second call does nothing."""
-        thread, self._thread = self._thread, None
-        if thread is None:
-            return
         with self._changed:
+            if not self._is_started:
+                return
+            self._is_started = False
             self._closing = True
             self._changed.notify()
-        thread.join()
+        if self._thread is not None:
+            self._thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _go_on(self) -> None:
+        """Have the thread see what there is to do; the caller holds the lock."""
+        if self._thread is None and self._is_started:
+            self._thread = threading.Thread(target=self._run, name="raydask-spill", daemon=True)
+            self._thread.start()
+        self._changed.notify()
 
     def _run(self) -> None:
         while (job := self._next_job()) is not None:

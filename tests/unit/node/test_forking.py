@@ -29,3 +29,12 @@ def test_the_collector_works_again_after_a_failed_import() -> None:
     with pytest.raises(ImportError), shared_imports():
         raise ImportError
     assert gc.isenabled()
+
+
+def test_what_is_made_later_fills_no_gaps_in_what_is_shared() -> None:
+    with shared_imports():
+        blocks = [bytes(100) for _ in range(2000)]
+        gaps = {id(block) for block in blocks[::2]}
+        del blocks[::2]
+    made = [bytes(100) for _ in range(500)]
+    assert gaps.isdisjoint(map(id, made))
