@@ -20,7 +20,7 @@ import sys
 import types
 from collections import ChainMap
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 Pickled = tuple[bytes, list[pickle.PickleBuffer]]
 """A pickle, and the buffers that belong beside it."""
@@ -56,20 +56,21 @@ class _Sink:
         self.write = write
 
 
-class _ReusablePickler:
+class _ReusablePickler(NamedTuple):
     """A pickler, where it writes, and the buffers that it leaves out."""
 
-    __slots__ = ("_pickler", "buffers", "clear", "dump", "written")
+    dump: Callable[[object], None]
+    clear_memo: Callable[[], None]
+    written: list[bytes]
+    buffers: list[pickle.PickleBuffer]
 
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-        self.buffers: list[pickle.PickleBuffer] = []
-        pickler: Any = pickle.Pickler(
-            _Sink(self.written.append), 5, buffer_callback=self.buffers.append
-        )
-        pickler.dispatch_table = _dispatch_table
-        self.dump = pickler.dump
-        self.clear = pickler.clear_memo
+
+def _make_pickler() -> _ReusablePickler:
+    written: list[bytes] = []
+    buffers: list[pickle.PickleBuffer] = []
+    pickler: Any = pickle.Pickler(_Sink(written.append), 5, buffer_callback=buffers.append)
+    pickler.dispatch_table = _dispatch_table
+    return _ReusablePickler(pickler.dump, pickler.clear_memo, written, buffers)
 
 
 _idle: list[_ReusablePickler] = []
@@ -77,7 +78,7 @@ _idle: list[_ReusablePickler] = []
 
 _modules = sys.modules
 _registered = copyreg.dispatch_table
-_seen = [0, 0]
+_seen_modules = _seen_registered = 0
 """How many of each there were when the dispatch table was made."""
 
 
@@ -89,23 +90,27 @@ def plain_dumps(value: object) -> Pickled:
     Exception
         Whatever a value that cannot be pickled raises.
     """
-    if [len(_modules), len(_registered)] != _seen:
+    if len(_modules) != _seen_modules or len(_registered) != _seen_registered:
         _refresh()
     try:
         pickler = _idle.pop()
     except IndexError:
-        pickler = _ReusablePickler()
-    pickler.dump(value)  # where this fails, the pickler is not used again
-    written = pickler.written
-    pickled = written[0] if len(written) == 1 else b"".join(written)
-    buffers = pickler.buffers
+        pickler = _make_pickler()
+    dump, clear_memo, written, buffers = pickler
+    dump(value)  # where this fails, the pickler is not used again
+    pickled = written.pop()
+    if written:
+        pickled = b"".join(written) + pickled
+        written.clear()
     if len(pickled) <= _REUSED_LIMIT:
         if buffers:
-            buffers = buffers.copy()
-            pickler.buffers.clear()
-        written.clear()
-        pickler.clear()
+            left_out = buffers.copy()
+            buffers.clear()
+        else:
+            left_out = []
+        clear_memo()
         _idle.append(pickler)
+        return pickled, left_out
     return pickled, buffers
 
 
@@ -167,7 +172,8 @@ def _reduce_code(reduce: Callable[[Any], Any], code: types.CodeType) -> Any:
 
 def _refresh() -> None:
     """Take in the adapters of libraries that have been loaded, and what was registered."""
-    seen = [len(_modules), len(_registered)]
+    global _seen_modules, _seen_registered
+    modules, registered = len(_modules), len(_registered)
     for library, adapter in _ADAPTERS.items():
         if library not in _adapted and _modules.get(library) is not None:
             _adapted.add(library)
@@ -176,4 +182,4 @@ def _refresh() -> None:
             except Exception:  # a stand-in or too old: its values are pickled as it says itself
                 continue
     _dispatch_table.update({**_reducers, **_registered})
-    _seen[:] = seen
+    _seen_modules, _seen_registered = modules, registered

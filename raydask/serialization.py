@@ -161,7 +161,8 @@ def serialize(value: object) -> Serialized:
             pickled, buffers = cloud_dumps(value)
     finally:
         _nested.reset(token)
-    return Serialized(pickled, [buffer.raw() for buffer in buffers], nested)
+    raw = [buffer.raw() for buffer in buffers] if buffers else []
+    return Serialized(pickled, raw, nested)
 
 
 def dumps_code(value: object) -> tuple[bytes, list[ObjectID]]:
