@@ -98,10 +98,8 @@ def plain_dumps(value: object) -> Pickled:
         pickler = _make_pickler()
     dump, clear_memo, written, buffers = pickler
     dump(value)  # where this fails, the pickler is not used again
-    pickled = written.pop()
-    if written:
-        pickled = b"".join(written) + pickled
-        written.clear()
+    pickled = written[0] if len(written) == 1 else b"".join(written)
+    written.clear()
     if len(pickled) <= _REUSED_LIMIT:
         if buffers:
             left_out = buffers.copy()
