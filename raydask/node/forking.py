@@ -27,6 +27,8 @@ _NEW_IN_ORDER = 4
 
 A pool is begun when all others of its size are full; its blocks are then given out in order.
 """
+_MOST_GAPS = 4_000
+"""Of one size, after which this is taken for another allocator (``PYTHONMALLOC``)."""
 _EMPTY_BYTES = sys.getsizeof(b"")
 _fillers: list[bytes] = []
 
@@ -69,16 +71,18 @@ def shared_imports() -> Iterator[None]:
 
 def _fill_gaps() -> None:
     for size in _BLOCK_BYTES:
+        blocks: list[bytes] = []
         in_order = before = 0
-        while in_order < _NEW_IN_ORDER:
+        while in_order < _NEW_IN_ORDER and len(blocks) < _MOST_GAPS:
             block = bytes(size - _EMPTY_BYTES)
-            _fillers.append(block)
+            blocks.append(block)
             if id(block) % _POOL_BYTES == _POOL_HEADER_BYTES:
                 in_order = 1
             elif in_order:
                 in_order = in_order + 1 if id(block) == before + size else 0
             before = id(block)
-        del _fillers[-in_order:]
+        if in_order == _NEW_IN_ORDER:
+            _fillers.extend(blocks[:-in_order])
 
 
 def fork_child(leave: Callable[[], None], run: Callable[[], None], *, dies_with_us: bool) -> int:

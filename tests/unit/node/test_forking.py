@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -38,3 +41,15 @@ def test_what_is_made_later_fills_no_gaps_in_what_is_shared() -> None:
         del blocks[::2]
     made = [bytes(100) for _ in range(500)]
     assert gaps.isdisjoint(map(id, made))
+
+
+@pytest.mark.parametrize("allocator", ["debug", "malloc"])
+def test_another_allocator_has_no_gaps_to_fill(allocator: str) -> None:
+    program = (
+        "from raydask.node import forking\n"
+        "with forking.shared_imports(): pass\n"
+        "print(len(forking._fillers))"
+    )
+    environment = {**os.environ, "PYTHONMALLOC": allocator}
+    command = [sys.executable, "-c", program]
+    assert subprocess.check_output(command, env=environment, timeout=60) == b"0\n"
