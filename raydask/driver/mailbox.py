@@ -38,6 +38,7 @@ class Mailbox:
         counts = self._references.counts
         requested = self.requested
         callbacks = self._callbacks
+        arrived = self.values
         for value in values:
             object_id = value.object_id
             requested.discard(object_id)
@@ -45,7 +46,7 @@ class Mailbox:
                 self._deliver_stored(value)
                 continue
             if object_id in counts:
-                self.values[object_id] = value
+                arrived[object_id] = value
             if callbacks:
                 with self._references.lock:
                     waiting = callbacks.pop(object_id, ())
@@ -128,11 +129,9 @@ class Mailbox:
         private = self._references.private
         for object_id in object_ids:
             if object_id not in private:
-                self._drop(values.pop(object_id, None))
-
-    def _drop(self, value: ObjectValue | None) -> None:
-        if value is not None and value.kind == _STORED:
-            self._references.may_be_idle(value.object_id)
+                value = values.pop(object_id, None)
+                if value is not None and value.kind == _STORED:
+                    self._references.may_be_idle(object_id)
 
     def call_back(self, object_id: ObjectID, callback: Callback) -> bool:
         """Call `callback` with the value when it arrives; say whether it is here already.
@@ -173,5 +172,6 @@ class Mailbox:
         """
         self.ready.discard(object_id)
         value = self.values.pop(object_id, None)
-        self._drop(value)
+        if value is not None and value.kind == _STORED:
+            self._references.may_be_idle(object_id)
         return value is not None

@@ -220,12 +220,6 @@ class ObjectTable:
 
     # --- pins -----------------------------------------------------------------------------
 
-    def _send(self, process: ProcessNumber, value: ObjectValue) -> None:
-        """Send a process a value; a stored one stays where it is until it is given back."""
-        if value.kind == _STORED:
-            self.pin(process, (value.object_id,))
-        self._outgoing.value(process, value)
-
     def pin(self, process: ProcessNumber, object_ids: Iterable[ObjectID]) -> None:
         """Note that a process reads these where they are."""
         pins = self.pins.get(process)
@@ -362,7 +356,9 @@ class ObjectTable:
         object_id = record.object_id
         if record.waiters is not None:
             for process in record.waiters:
-                self._send(process, value)
+                if value.kind == _STORED:
+                    self.pin(process, (object_id,))
+                self._outgoing.value(process, value)
                 self._on_unblocked(process, object_id)
             record.waiters = None
         if record.watchers is not None:
@@ -373,20 +369,28 @@ class ObjectTable:
     def request(self, process: ProcessNumber, object_ids: list[ObjectID]) -> list[ObjectID]:
         """Give a process values as they come; return the ids of those that are to come."""
         records = self.records
-        outgoing = self._outgoing
+        here = []
+        stored = []
         pending = []
         for object_id in object_ids:
             record = records.get(object_id)
             if record is None:
-                outgoing.value(process, self._lost(object_id))
-            elif record.value is not None:
-                self._send(process, record.value)
-            else:
-                if record.waiters is None:
-                    record.waiters = {process: None}
-                else:
-                    record.waiters[process] = None
+                here.append(self._lost(object_id))
+            elif (value := record.value) is not None:
+                here.append(value)
+                if value.kind == _STORED:
+                    stored.append(object_id)
+            elif record.waiters is None:
+                record.waiters = {process: None}
                 pending.append(object_id)
+            else:
+                record.waiters[process] = None
+                pending.append(object_id)
+        if stored:
+            # They stay where they are until the process gives them back.
+            self.pin(process, stored)
+        if here:
+            self._outgoing.values(process, here)
         return pending
 
     def watch(self, process: ProcessNumber, object_ids: list[ObjectID]) -> None:

@@ -36,6 +36,14 @@ class Outgoing:
         else:
             batch.append(value)
 
+    def values(self, process: ProcessNumber, values: list[ObjectValue]) -> None:
+        """Send values to a process; the list becomes this one's."""
+        batch = self._values.get(process)
+        if batch is None:
+            self._values[process] = values
+        else:
+            batch += values
+
     def ready(self, process: ProcessNumber, object_id: ObjectID) -> None:
         """Tell a process that an object exists."""
         self._ready.setdefault(process, []).append(object_id)
@@ -60,7 +68,7 @@ def parts_of(values: list[ObjectValue]) -> list[list[ObjectValue]]:
 
     Whoever receives a message has all of it in memory, twice for a moment.
     """
-    if len(values) <= _FEW:
+    if len(values) <= _FEW or sum([len(value.data) for value in values]) <= _LARGEST_MESSAGE:
         return [values]
     parts: list[list[ObjectValue]] = [[]]
     size = 0
