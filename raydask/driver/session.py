@@ -299,8 +299,7 @@ class Session:
         ids = list(object_ids)
         try:
             values, uses = self._await_values(ids, deadline)
-            read = self.codec.read
-            result = [read(value, writable, copy) for value in values]
+            result = self.codec.read_all(values, writable, copy)
             del uses  # the views have uses of their own
             return result
         finally:

@@ -84,6 +84,17 @@ class ValueCodec:
             view = private_copy(view)  # the object is not in use any more from here on
         return deserialize(view)
 
+    def read_all(
+        self, values: list[ObjectValue], writable: bool = False, copy: bool = False
+    ) -> list[Any]:
+        """Return the Python values, in order, as `read` does."""
+        read = self.read
+        if writable or copy:
+            return [read(value, writable, copy) for value in values]
+        return [
+            deserialize(value.data) if value.kind == _INLINE else read(value) for value in values
+        ]
+
     def _view(self, value: ObjectValue, writable: bool) -> memoryview:
         references = self._references
         object_id = value.object_id
