@@ -445,8 +445,44 @@ class CancelTask(msgspec.Struct, array_like=True):
 # --- the node and the global scheduler ----------------------------------------------------
 
 
+class JoinCluster(msgspec.Struct, array_like=True):
+    """A node that is about to start asks for its number; ``Joined`` answers.
+
+    ``version`` and ``python`` are as in ``Hello``.
+    """
+
+    version: str
+    python: str
+
+
+class Joined(msgspec.Struct, array_like=True):
+    """Answer to ``JoinCluster``.
+
+    Attributes
+    ----------
+    node : int
+        The number that the new node has from now on.
+    cluster : str
+        The cluster's identity: a node never becomes part of another one.
+    refusal : str
+        Not empty: the node cannot be part of this cluster, for this reason.
+    shards : int
+        How many Redis servers hold the control state.
+    """
+
+    node: int
+    cluster: str
+    refusal: str = ""
+    shards: int = 1
+
+
 class RegisterNode(msgspec.Struct, array_like=True):
-    """A node joins, or comes back to a restarted global scheduler."""
+    """A node joins, or comes back to a restarted global scheduler.
+
+    ``link`` and ``data`` are where other nodes connect to it, as ``HOST:PORT``: for messages and
+    for objects; empty where no other can.  ``cluster`` is the identity of the cluster that it
+    is part of; empty: of whichever this is.
+    """
 
     node: int
     pid: int
@@ -456,6 +492,9 @@ class RegisterNode(msgspec.Struct, array_like=True):
     labels: dict[str, str]
     object_store_memory: int
     actors: list[ActorID]
+    link: str = ""
+    data: str = ""
+    cluster: str = ""
 
 
 class Heartbeat(msgspec.Struct, array_like=True):
@@ -571,6 +610,241 @@ class ClusterView(msgspec.Struct, array_like=True):
     """All nodes as the global scheduler sees them: number to (total, available, queued)."""
 
     nodes: dict[int, tuple[dict[str, int], dict[str, int], float]]
+
+
+class NodesAppeared(msgspec.Struct, array_like=True):
+    """Nodes that other nodes can connect to: number, ``link``, ``data``, as in ``RegisterNode``."""
+
+    nodes: list[tuple[int, str, str]]
+
+
+class NodesDied(msgspec.Struct, array_like=True):
+    """These nodes are dead, and will never come back: (number, why).
+
+    A node that is told so of itself ends.
+    """
+
+    nodes: list[tuple[int, str]]
+
+
+class NodeUnreachable(msgspec.Struct, array_like=True):
+    """A node has lost its connection to another, or cannot make one: the two must part."""
+
+    node: int
+    cause: str
+
+
+class ShapeDemand(msgspec.Struct, array_like=True):
+    """Ready tasks of one kind that a node would have others run.
+
+    Attributes
+    ----------
+    shape : int
+        The node's number for the kind.
+    resources : dict of str to int
+        Of each task, in steps of 1 / ``RESOURCE_UNIT``.
+    count : int
+        How many wait; 0: none do any more.
+    seconds : float
+        That one takes, estimated; negative: unknown.
+    nodes : list of int
+        Where their large inputs are, the node that has most first; others will do too.
+    """
+
+    shape: int
+    resources: dict[str, int]
+    count: int
+    seconds: float = -1.0
+    nodes: list[int] = []
+
+
+class Demands(msgspec.Struct, array_like=True):
+    """What a node would have others run; shapes that are not named are as they were."""
+
+    demands: list[ShapeDemand]
+
+
+class Lease(msgspec.Struct, array_like=True):
+    """So many tasks of a shape may be with a node at once; 0: the lease has ended."""
+
+    shape: int
+    node: int
+    slots: int
+
+
+class Leases(msgspec.Struct, array_like=True):
+    """Leases that have changed, for the node whose demands they answer."""
+
+    leases: list[Lease]
+
+
+# --- nodes to one another -------------------------------------------------------------------
+
+
+class Whereabouts(msgspec.Struct, array_like=True, gc=False):
+    """Where a stored object can be fetched.
+
+    Attributes
+    ----------
+    object_id : ObjectID
+    size : int
+        Bytes.
+    nodes : list of int
+        That have it or are fetching it, in the order in which they came to it: whoever
+        fetches it asks one of these, and nodes that come later may ask him.
+    nested : list of ObjectID
+        Objects whose refs the value contains.
+    """
+
+    object_id: ObjectID
+    size: int
+    nodes: list[int]
+    nested: list[ObjectID] = []
+
+
+class Place(msgspec.Struct, array_like=True, gc=False):
+    """Where a node has an object, pinned for who asked: in its arena, or in a spill file.
+
+    ``file`` is 0 for the arena; ``offset`` and ``size`` are in bytes.
+    """
+
+    object_id: ObjectID
+    offset: int
+    size: int
+    file: int = 0
+
+
+class LentTemplate(msgspec.Struct, array_like=True):
+    """A template that this connection has not sent before, with its function's code."""
+
+    number: int
+    template: TaskTemplate
+    code: bytes
+    nested: list[ObjectID]
+
+
+class Lend(msgspec.Struct, array_like=True):
+    """Tasks that the receiver shall run for the sender, which stays their home.
+
+    Attributes
+    ----------
+    settings : JobSettings
+        Of the tasks' job.
+    templates : list of LentTemplate
+    specs : list of TaskSpec
+    values : list of ObjectValue
+        Inputs that travel in messages, those the sender has.
+    located : list of Whereabouts
+        Of the other inputs.
+    """
+
+    settings: JobSettings
+    templates: list[LentTemplate]
+    specs: list[TaskSpec]
+    values: list[ObjectValue]
+    located: list[Whereabouts]
+
+
+class LentResults(msgspec.Struct, array_like=True):
+    """Tasks that ended at a node that ran them for this one.
+
+    A stored value stays there: it has its size, and no place.
+    """
+
+    results: list[TaskResult]
+
+
+class GiveBack(msgspec.Struct, array_like=True):
+    """Tasks that were lent and are given back, not begun."""
+
+    task_ids: list[TaskID]
+
+
+class RecallTasks(msgspec.Struct, array_like=True):
+    """Give these tasks back if they have not begun; ``GiveBack`` answers."""
+
+    task_ids: list[TaskID]
+
+
+class CancelLent(msgspec.Struct, array_like=True):
+    """Cancel tasks that were lent; with ``force`` end the workers of those that run."""
+
+    task_ids: list[TaskID]
+    force: bool
+
+
+class EndGuestJob(msgspec.Struct, array_like=True):
+    """A job has ended at its home: end what is left of it here."""
+
+    job: int
+
+
+class Borrow(msgspec.Struct, array_like=True):
+    """The sender holds these objects of the receiver's; ``Borrowed`` with the number answers."""
+
+    number: int
+    object_ids: list[ObjectID]
+
+
+class Borrowed(msgspec.Struct, array_like=True):
+    """The receiver counts as a holder of what it borrowed under this number."""
+
+    number: int
+
+
+class Want(msgspec.Struct, array_like=True):
+    """Say where these objects are, or what they are, as soon as they exist."""
+
+    object_ids: list[ObjectID]
+
+
+class Located(msgspec.Struct, array_like=True):
+    """Answer to ``Want`` for stored objects; others come as ``Values``."""
+
+    objects: list[Whereabouts]
+
+
+class Fetch(msgspec.Struct, array_like=True):
+    """Keep these objects where they are and say where; ``Unpin`` ends that for each."""
+
+    object_ids: list[ObjectID]
+
+
+class Places(msgspec.Struct, array_like=True):
+    """Answer to ``Fetch``."""
+
+    places: list[Place]
+
+
+class NotHere(msgspec.Struct, array_like=True):
+    """Answer to ``Fetch`` for objects that the sender does not have."""
+
+    object_ids: list[ObjectID]
+
+
+class CopiesMade(msgspec.Struct, array_like=True):
+    """The sender has copies of these objects of the receiver's, which others can fetch."""
+
+    object_ids: list[ObjectID]
+
+
+class CopiesDropped(msgspec.Struct, array_like=True):
+    """The sender has no copies of these any more."""
+
+    object_ids: list[ObjectID]
+
+
+class Forget(msgspec.Struct, array_like=True):
+    """These objects of the sender's are no more: copies of them are of no use."""
+
+    object_ids: list[ObjectID]
+
+
+class JobLines(msgspec.Struct, array_like=True):
+    """Lines that workers have printed for a driver of the receiver's."""
+
+    job: int
+    lines: list[LogLine]
 
 
 # --- the node and its supervisor -----------------------------------------------------------
@@ -701,5 +975,29 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     ForkServerEnded,
     WorkerForked,
     EndSession,
+    JoinCluster,
+    Joined,
+    NodesAppeared,
+    NodesDied,
+    NodeUnreachable,
+    Demands,
+    Leases,
+    Lend,
+    LentResults,
+    GiveBack,
+    RecallTasks,
+    CancelLent,
+    EndGuestJob,
+    Borrow,
+    Borrowed,
+    Want,
+    Located,
+    Fetch,
+    Places,
+    NotHere,
+    CopiesMade,
+    CopiesDropped,
+    Forget,
+    JobLines,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""
