@@ -106,9 +106,41 @@ def home_of(identifier: TaskID | ObjectID | ActorID) -> NodeNumber:
     return NodeNumber(int.from_bytes(identifier[:4], "big"))
 
 
+_JOBS_OF_A_NODE = 65536
+
+
+def job_number(node: int, count: int) -> int:
+    """Return the number of a node's job, by its count on that node, from 1."""
+    return node * _JOBS_OF_A_NODE + count
+
+
+def home_of_job(job: int) -> NodeNumber:
+    """Return the node that the job's driver is, or was, connected to."""
+    return NodeNumber(job // _JOBS_OF_A_NODE)
+
+
 def process_of(identifier: TaskID | ObjectID | ActorID) -> ProcessNumber:
     """Return the number of the process that made the identifier."""
     return ProcessNumber(int.from_bytes(identifier[4:8], "big"))
+
+
+_PEERS = 1 << 32
+"""Process numbers from here on stand for other nodes; none of them is in an identifier."""
+
+
+def peer_process(node: int) -> ProcessNumber:
+    """Return the number under which a node counts another one among its processes."""
+    return ProcessNumber(_PEERS + node)
+
+
+def is_peer(process: ProcessNumber) -> bool:
+    """Say whether the number stands for another node."""
+    return process >= _PEERS
+
+
+def node_of_peer(process: ProcessNumber) -> NodeNumber:
+    """Return the node that the number stands for."""
+    return NodeNumber(process - _PEERS)
 
 
 def creation_object(actor_id: ActorID) -> ObjectID:

@@ -10,7 +10,7 @@ import msgspec
 
 from raydask.ids import ActorID, FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.task import TaskSpec, TaskTemplate
-from raydask.wire.messages import ObjectValue, TaskResult
+from raydask.wire.messages import Lease, ObjectValue, TaskResult
 
 
 class DriverJoined(msgspec.Struct, frozen=True, gc=False):
@@ -262,6 +262,46 @@ class MemoryMeasured(msgspec.Struct, frozen=True, gc=False):
     total: int
 
 
+class NodesCame(msgspec.Struct, frozen=True, gc=False):
+    """There are other nodes in the cluster, which this one can reach."""
+
+    nodes: list[int]
+
+
+class NodesLost(msgspec.Struct, frozen=True, gc=False):
+    """Other nodes are dead: (number, why)."""
+
+    nodes: list[tuple[int, str]]
+
+
+class PeerSaid(msgspec.Struct, frozen=True, gc=False):
+    """Another node says something; see ``messages``, "nodes to one another"."""
+
+    node: int
+    message: object
+
+
+class LeasesChanged(msgspec.Struct, frozen=True, gc=False):
+    """The global scheduler has changed how many tasks other nodes run for this one."""
+
+    leases: list[Lease]
+
+
+class RoomAnswered(msgspec.Struct, frozen=True, gc=False):
+    """There is room for an object that is fetched, or there will be none: a serialized error."""
+
+    number: int
+    offset: int
+    error: bytes
+
+
+class PullEnded(msgspec.Struct, frozen=True, gc=False):
+    """An object's bytes have come, or why they have not."""
+
+    number: int
+    error: str
+
+
 class ClockTicked(msgspec.Struct, frozen=True, gc=False):
     """Some time has passed."""
 
@@ -300,5 +340,11 @@ Event = (
     | GlobalSchedulerCame
     | WorkerMeasured
     | MemoryMeasured
+    | NodesCame
+    | NodesLost
+    | PeerSaid
+    | LeasesChanged
+    | RoomAnswered
+    | PullEnded
     | ClockTicked
 )

@@ -1,4 +1,7 @@
-"""The objects whose home is this node: who holds them, who waits for them. Pure.
+"""The objects that this node has to do with: who holds them, who waits for them. Pure.
+
+Nearly all are at home here.  Of those that are not, and of those that are on other nodes too,
+the record has a `Remote`; what follows from that is for `Abroad` to say.
 
 An object exists while something holds it.  Holders are processes (each counts once, see
 ``raydask.driver.references``), unfinished tasks that depend on it or were lent it, exported
@@ -19,10 +22,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain
+from typing import Protocol
 
 from raydask.control.write_behind_state import Journal
 from raydask.errors import ObjectLostError, OwnerDiedError
-from raydask.ids import ObjectID, ProcessNumber
+from raydask.ids import ObjectID, ProcessNumber, is_peer
 from raydask.local_scheduler.actions import FillMemory
 from raydask.local_scheduler.inline_values import LEAST_COUNTED, InlineValues
 from raydask.local_scheduler.outgoing import Outgoing
@@ -40,8 +44,33 @@ _NODE_ITSELF = ProcessNumber(0)
 """As a client of the store; processes are numbered from 1."""
 
 
+class Abroad(Protocol):
+    """What becomes of objects that have to do with other nodes."""
+
+    def meet(self, object_id: ObjectID) -> ObjectRecord | None:
+        """Return a new record of an unknown object of another node's; None if it is ours."""
+
+    def held(self, record: ObjectRecord) -> None:
+        """Note that something more holds an object that has a `Remote`."""
+
+    def less(self, record: ObjectRecord) -> None:
+        """Note that something less holds an object that has a `Remote`, and something still does."""
+
+    def wanted(self, record: ObjectRecord) -> None:
+        """Note that a process waits for the value of an object that is not here."""
+
+    def watched(self, record: ObjectRecord) -> None:
+        """Note that a process waits for an object to exist."""
+
+    def tell(self, process: ProcessNumber, record: ObjectRecord) -> None:
+        """Tell another node of an object of ours that exists now."""
+
+    def let_go(self, record: ObjectRecord) -> bool:
+        """Note that nothing here holds an object any more; say whether it goes."""
+
+
 class ObjectTable:
-    """All objects at home here.
+    """All objects that this node has to do with.
 
     Parameters
     ----------
@@ -61,6 +90,8 @@ class ObjectTable:
     held : dict of ProcessNumber to set of ObjectID
     pins : dict of ProcessNumber to dict of ObjectID to int
         How often each process was told an object's place and has not given it back.
+    abroad : Abroad or None
+        None as long as there is no other node.
     """
 
     def __init__(
@@ -81,6 +112,7 @@ class ObjectTable:
         self.held: dict[ProcessNumber, set[ObjectID]] = {}
         self.pins: dict[ProcessNumber, dict[ObjectID, int]] = {}
         self._promised: dict[ObjectID, ProcessNumber] = {}
+        self.abroad: Abroad | None = None
 
     # --- holders --------------------------------------------------------------------------
 
@@ -95,6 +127,8 @@ class ObjectTable:
             for _ in range(times):
                 self._end_pin(object_id)
         for object_id in self.held.pop(process, ()):
+            if is_peer(process):
+                self._unguard(object_id)
             self.drop(object_id)
         return [oid for oid, owner in self._promised.items() if owner == process]
 
@@ -117,9 +151,18 @@ class ObjectTable:
             return
         for object_id in object_ids:
             record = self.records.get(object_id)
+            if record is None and self.abroad is not None and not is_peer(process):
+                record = self.abroad.meet(object_id)
             if record is not None and object_id not in held:
                 held.add(object_id)
                 record.count += 1
+                if record.remote is not None:
+                    self._abroad.held(record)
+
+    @property
+    def _abroad(self) -> Abroad:
+        assert self.abroad is not None  # or nothing would be remote
+        return self.abroad
 
     def release(self, process: ProcessNumber, object_ids: Iterable[ObjectID]) -> None:
         """Note that a process holds these no more."""
@@ -132,7 +175,14 @@ class ObjectTable:
                 held.remove(object_id)
                 record = records[object_id]
                 record.count -= 1
-                if not record.count and record.value is not None:
+                if record.remote is not None:
+                    if is_peer(process):
+                        self._unguard(object_id)
+                    if record.count:
+                        self._abroad.less(record)
+                    else:
+                        self._free(record)
+                elif not record.count and record.value is not None:
                     self._free(record)
 
     def hold(self, object_id: ObjectID) -> ObjectRecord:
@@ -143,10 +193,38 @@ class ObjectTable:
         """
         record = self.records.get(object_id)
         if record is None:
+            record = self._unknown(object_id)
+        record.count += 1
+        if record.remote is not None:
+            self._abroad.held(record)
+        return record
+
+    def _unknown(self, object_id: ObjectID) -> ObjectRecord:
+        record = self.abroad.meet(object_id) if self.abroad is not None else None
+        if record is None:
             record = self.records[object_id] = ObjectRecord(object_id, None)
             record.value = self._lost(object_id)
-        record.count += 1
         return record
+
+    def hold_for_guest(self, object_id: ObjectID) -> ObjectRecord:
+        """Hold an object for a task of another node, whose home sees to it that it lives."""
+        record = self.records.get(object_id)
+        if record is None:
+            record = self._unknown(object_id)
+        record.count += 1
+        if record.remote is not None and not record.remote.is_ours:
+            record.remote.guards += 1
+        return record
+
+    def drop_for_guest(self, object_id: ObjectID) -> None:
+        """End what `hold_for_guest` began."""
+        self._unguard(object_id)
+        self.drop(object_id)
+
+    def _unguard(self, object_id: ObjectID) -> None:
+        record = self.records.get(object_id)
+        if record is not None and record.remote is not None and not record.remote.is_ours:
+            record.remote.guards -= 1
 
     def drop(self, object_id: ObjectID) -> None:
         """End a hold of a task, a function or a containing object."""
@@ -154,7 +232,10 @@ class ObjectTable:
         if record is None:
             return
         record.count -= 1
-        if not record.count and record.value is not None:
+        if record.count:
+            if record.remote is not None:
+                self._abroad.less(record)
+        elif record.value is not None or record.remote is not None:
             self._free(record)
 
     def _free(self, record: ObjectRecord) -> None:
@@ -162,21 +243,27 @@ class ObjectTable:
         unheld = [record]
         while unheld:
             record = unheld.pop()
+            if record.remote is not None and not self._abroad.let_go(record):
+                continue
             value = record.value
             object_id = record.object_id
             del self.records[object_id]
-            self._journal.forget(object_id)
+            if record.remote is None or record.remote.is_ours:
+                self._journal.forget(object_id)
             if value is not None:
                 if value.kind in (_STORED, _SPILLED):
                     self._store.free(object_id)
                 elif len(value.data) >= LEAST_COUNTED:
                     self.inline.discard(object_id)
-                for nested in value.nested:
-                    inner = self.records.get(nested)
-                    if inner is not None:
-                        inner.count -= 1
-                        if not inner.count and inner.value is not None:
-                            unheld.append(inner)
+            for nested in _contents(record):
+                inner = self.records.get(nested)
+                if inner is not None:
+                    inner.count -= 1
+                    if inner.count:
+                        if inner.remote is not None:
+                            self._abroad.less(inner)
+                    elif inner.value is not None or inner.remote is not None:
+                        unheld.append(inner)
             task = record.task
             if task is not None:
                 task.live -= 1
@@ -190,16 +277,16 @@ class ObjectTable:
         """
         records = self.records
         inside = {
-            object_id: record.value.nested
+            object_id: contents
             for object_id, record in records.items()
-            if record.value is not None and record.value.nested
+            if (contents := _contents(record))
         }
         held_inside = Counter(chain.from_iterable(inside.values()))
         suspects = {
             object_id
             for object_id, times in held_inside.items()
             if object_id in records
-            and records[object_id].value is not None
+            and (records[object_id].value is not None or records[object_id].remote is not None)
             and records[object_id].count == times
         }
         held = [
@@ -293,7 +380,8 @@ class ObjectTable:
         record = self.records[object_id]
         assert record.value is not None
         record.value = ObjectValue(object_id, kind, data, offset, size, record.value.nested)
-        self._journal.put(object_id, record)
+        if record.remote is None or record.remote.is_ours:
+            self._journal.put(object_id, record)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -331,7 +419,7 @@ class ObjectTable:
                 return []
             self.create(object_id, holder, None)
             record = self.records[object_id]
-        if record.value is not None:
+        if record.value is not None or (record.remote is not None and record.remote.exists):
             return []  # the first value stands: a retry came after all
         if self._promised:
             self._promised.pop(object_id, None)
@@ -356,6 +444,9 @@ class ObjectTable:
         object_id = record.object_id
         if record.waiters is not None:
             for process in record.waiters:
+                if is_peer(process):
+                    self._abroad.tell(process, record)
+                    continue
                 if value.kind == _STORED:
                     self.pin(process, (object_id,))
                 self._outgoing.value(process, value)
@@ -374,18 +465,22 @@ class ObjectTable:
         pending = []
         for object_id in object_ids:
             record = records.get(object_id)
+            if record is None and self.abroad is not None:
+                record = self.abroad.meet(object_id)
             if record is None:
                 here.append(self._lost(object_id))
             elif (value := record.value) is not None:
                 here.append(value)
                 if value.kind == _STORED:
                     stored.append(object_id)
-            elif record.waiters is None:
-                record.waiters = {process: None}
-                pending.append(object_id)
             else:
-                record.waiters[process] = None
+                if record.waiters is None:
+                    record.waiters = {process: None}
+                else:
+                    record.waiters[process] = None
                 pending.append(object_id)
+                if record.remote is not None:
+                    self._abroad.wanted(record)
         if stored:
             # They stay where they are until the process gives them back.
             self.pin(process, stored)
@@ -397,12 +492,74 @@ class ObjectTable:
         """Tell a process when these objects exist."""
         for object_id in object_ids:
             record = self.records.get(object_id)
-            if record is None or record.value is not None:
+            if record is None and self.abroad is not None:
+                record = self.abroad.meet(object_id)
+            if record is None or record.value is not None or _is_elsewhere(record):
                 self._outgoing.ready(process, object_id)
-            elif record.watchers is None:
+                continue
+            if record.watchers is None:
                 record.watchers = {process: None}
             else:
                 record.watchers[process] = None
+            if record.remote is not None:
+                self._abroad.watched(record)
+
+    # --- other nodes ----------------------------------------------------------------------
+
+    def exists_elsewhere(self, record: ObjectRecord, nested: list[ObjectID]) -> list[TaskRecord]:
+        """Note that an object is stored on another node; return the tasks that waited for that.
+
+        Parameters
+        ----------
+        record : ObjectRecord
+            Whose `Remote` says where.
+        nested : list of ObjectID
+            What its value contains, if its home is here.
+        """
+        remote = record.remote
+        assert remote is not None
+        remote.exists = True
+        if remote.is_ours:
+            self._promised.pop(record.object_id, None)
+            remote.nested = nested
+            for inner in nested:
+                self.hold(inner)
+            self._journal.put(record.object_id, record)
+        watchers, record.watchers = record.watchers, None
+        for process in watchers or ():
+            self._outgoing.ready(process, record.object_id)
+        for process in list(record.waiters or ()):
+            if is_peer(process):
+                self._abroad.tell(process, record)
+                del record.waiters[process]  # type: ignore[union-attr]  # it has this key
+        if record.waiters:
+            self._abroad.wanted(record)
+        dependents, record.dependents = record.dependents, None
+        if remote.is_ours and not record.count:
+            self._free(record)
+        return dependents or []
+
+    def came(self, record: ObjectRecord, value: ObjectValue) -> dict[TaskRecord, int]:
+        """Take in the value of an object that was elsewhere; return the tasks that want it.
+
+        Those that waited for it to exist are still in ``record.dependents``.
+        """
+        remote = record.remote
+        assert remote is not None
+        value.nested, remote.nested = remote.nested, []
+        record.value = value
+        if len(value.data) >= LEAST_COUNTED and value.kind == _INLINE:
+            self.inline.add(record.object_id, len(value.data))
+        if remote.is_ours:
+            self._journal.put(record.object_id, record)
+        wanting, remote.wanting = remote.wanting, {}
+        self._tell(record, value)
+        return wanting
+
+    def settle(self, record: ObjectRecord) -> None:
+        """Free an object that has come and that nothing holds."""
+        if not record.count and record.object_id in self.records:
+            self._free(record)
 
     def _lost(self, object_id: ObjectID) -> ObjectValue:
         error = ObjectLostError(
@@ -410,3 +567,14 @@ class ObjectTable:
             "its ref comes from another session; keep a ref as long as it is needed"
         )
         return ObjectValue(object_id, _ERROR, serialize_error(error))
+
+
+def _contents(record: ObjectRecord) -> list[ObjectID]:
+    """Return the objects whose refs the record's value contains, and which it holds."""
+    if record.value is not None:
+        return record.value.nested
+    return record.remote.nested if record.remote is not None else []
+
+
+def _is_elsewhere(record: ObjectRecord) -> bool:
+    return record.remote is not None and record.remote.exists

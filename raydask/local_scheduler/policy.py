@@ -24,7 +24,7 @@ there is less than a full pipeline for everybody, it is shared out evenly.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 
 from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerRecord
@@ -126,6 +126,23 @@ class ReadyQueue:
         if heap and (not run or heap[0][0] < run[0][0]):
             return heappop(heap)[1]
         return run.popleft()[1]
+
+    def take(
+        self, count: int, is_wanted: Callable[[TaskRecord], bool], most: int
+    ) -> list[TaskRecord]:
+        """Take out so many of the next tasks that are wanted, of the first `most`."""
+        taken: list[TaskRecord] = []
+        others: list[TaskRecord] = []
+        while len(taken) < count and len(others) < most and (self._run or self._heap):
+            task = self.pop()
+            (taken if is_wanted(task) else others).append(task)
+        for task in reversed(others):
+            run = self._run
+            if not run or task.key <= run[0][0]:
+                run.appendleft((task.key, task))
+            else:
+                heappush(self._heap, (task.key, task))
+        return taken
 
     def remove(self, tasks: set[TaskRecord]) -> None:
         """Take out these tasks."""

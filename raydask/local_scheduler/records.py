@@ -46,11 +46,27 @@ class TaskState(enum.IntEnum):
     FINISHED = 3
     FAILED = 4
     CANCELLED = 5
+    LENT = 6
+    """Another node has it, and runs it or gives it back."""
 
 
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    TaskState.WAITING: frozenset((TaskState.READY, TaskState.FAILED, TaskState.CANCELLED)),
-    TaskState.READY: frozenset((TaskState.ASSIGNED, TaskState.FAILED, TaskState.CANCELLED)),
+    TaskState.WAITING: frozenset(
+        (TaskState.READY, TaskState.LENT, TaskState.FAILED, TaskState.CANCELLED)
+    ),
+    TaskState.READY: frozenset(
+        (TaskState.ASSIGNED, TaskState.LENT, TaskState.FAILED, TaskState.CANCELLED)
+    ),
+    # Given back, or its node has died: back to where its inputs let it be.
+    TaskState.LENT: frozenset(
+        (
+            TaskState.READY,
+            TaskState.WAITING,
+            TaskState.FINISHED,
+            TaskState.FAILED,
+            TaskState.CANCELLED,
+        )
+    ),
     # Back to READY: reclaimed from its worker, or retried.
     # Back to WAITING: retried when there is memory again.
     TaskState.ASSIGNED: frozenset(
@@ -74,14 +90,16 @@ class TemplateRecord:
 
     __slots__ = ("_entry", "alone", "cost", "feasible", "number", "shape", "template")
 
-    def __init__(self, number: int, template: TaskTemplate, job: int) -> None:
+    def __init__(self, number: int, template: TaskTemplate, job: int, home: int = 0) -> None:
         self.number = number
         self.template = template
         self.shape: tuple[Any, ...] = (
             job,
             template.kind == TaskKind.ACTOR_CREATION,
+            home,
             tuple(sorted(template.resources.items())),
         )
+        """What its tasks are alike in; the third is the node that lends them, 0: this one."""
         self.feasible = True
         """Whether this node could ever run its tasks."""
         self.cost: float | None = None
@@ -120,12 +138,15 @@ class TaskRecord:
 
     __slots__ = (
         "attempts",
+        "away",
         "cost",
         "deadline",
         "error",
         "finished",
+        "is_guest",
         "job",
         "key",
+        "lent_to",
         "live",
         "missing",
         "pinned",
@@ -156,6 +177,13 @@ class TaskRecord:
         self.key = key
         self.state = TaskState.WAITING
         self.missing = 0
+        """How many of its inputs do not exist yet, as often as it names them."""
+        self.away = 0
+        """How many exist, and not here."""
+        self.lent_to = 0
+        """The node that has it; 0: none."""
+        self.is_guest = False
+        """Whether it is another node's, which this one runs it for."""
         self.retries = template.template.max_retries
         self.attempts = 0
         self.live = 0
@@ -175,7 +203,7 @@ class TaskRecord:
         """Return the task's entry in the control state."""
         spec = self.spec
         state: tables.TaskState
-        if self.state == TaskState.ASSIGNED:
+        if self.state in (TaskState.ASSIGNED, TaskState.LENT):
             state = "RUNNING"
         else:
             state = self.state.name  # type: ignore[assignment]
@@ -205,10 +233,21 @@ class TaskRecord:
 class ObjectRecord:
     """An object that this node is the home of.
 
-    ``count`` is how many processes, unfinished tasks and containing objects hold it.
+    Or one of another node's that this one has something to do with.  ``count`` is how many
+    processes, unfinished tasks and containing objects hold it here; ``remote`` is what is known
+    of it elsewhere, None if it is here alone.
     """
 
-    __slots__ = ("count", "dependents", "object_id", "task", "value", "waiters", "watchers")
+    __slots__ = (
+        "count",
+        "dependents",
+        "object_id",
+        "remote",
+        "task",
+        "value",
+        "waiters",
+        "watchers",
+    )
 
     def __init__(self, object_id: ObjectID, task: TaskRecord | None) -> None:
         self.object_id = object_id
@@ -218,6 +257,7 @@ class ObjectRecord:
         self.dependents: list[TaskRecord] | None = None
         self.waiters: dict[ProcessNumber, None] | None = None
         self.watchers: dict[ProcessNumber, None] | None = None
+        self.remote: Remote | None = None
 
     @property
     def state(self) -> ObjectState:
@@ -246,10 +286,112 @@ class ObjectRecord:
         return tables.encode(entry)
 
 
+class Remote:
+    """What a node knows of an object that is, or may be, on other nodes.
+
+    Attributes
+    ----------
+    is_ours : bool
+        Whether its home is here.
+    exists : bool
+        Whether it is stored somewhere.
+    size : int
+        Bytes of its value, once it exists.
+    nodes : dict of int to bool
+        Of one of ours: the nodes that have it (True) or are fetching it, in the order in which
+        they came to it.  Of another's: where this node was told to fetch it.
+    nested : list of ObjectID
+        Of one of ours that is elsewhere alone: what its value contains, which is held.
+    wanting : dict of TaskRecord to int
+        Tasks that have it among their inputs, and how often, and exist while it is not here.
+    fetch : Fetch or None
+        How it is brought here, while it is.
+    borrowed : bool
+        Whether its home counts this node among its holders.
+    guards : int
+        Of another's: how many holds there are here that others answer for: guests, whose homes
+        see to it that it lives, and its own home.
+    asked : bool
+        Whether its home has been asked for it and has not answered.
+    forgotten : bool
+        Whether its home has no use for copies of it any more.
+    """
+
+    __slots__ = (
+        "asked",
+        "borrowed",
+        "exists",
+        "fetch",
+        "forgotten",
+        "guards",
+        "is_ours",
+        "nested",
+        "nodes",
+        "size",
+        "wanting",
+    )
+
+    def __init__(self, *, is_ours: bool) -> None:
+        self.is_ours = is_ours
+        self.exists = False
+        self.size = 0
+        self.nodes: dict[int, bool] = {}
+        self.nested: list[ObjectID] = []
+        self.wanting: dict[TaskRecord, int] = {}
+        self.fetch: Fetch | None = None
+        self.borrowed = False
+        self.guards = 0
+        self.asked = False
+        self.forgotten = False
+
+
+class Fetch:
+    """An object that is being brought here.
+
+    Attributes
+    ----------
+    number : int
+        Of the pull.
+    urgent : bool
+        Whether a process waits for it.
+    offset : int
+        Where in the arena it will be; negative: there is no room for it yet.
+    source : int
+        The node that was asked for it; 0: none.
+    placed : bool
+        Whether the source has said where it has it, and keeps it there.
+    tried : dict of int to int
+        How often nodes have failed to give it.
+    followers : list of int
+        Nodes that have asked for it here and wait to be told where it will be.
+    """
+
+    __slots__ = (
+        "followers",
+        "number",
+        "object_id",
+        "offset",
+        "placed",
+        "source",
+        "tried",
+        "urgent",
+    )
+
+    def __init__(self, number: int, object_id: ObjectID) -> None:
+        self.number = number
+        self.object_id = object_id
+        self.urgent = False
+        self.offset = -1
+        self.source = 0
+        self.placed = False
+        self.tried: dict[int, int] = {}
+        self.followers: list[int] = []
+
+
 class FunctionRecord:
     """A function's code."""
 
-    __slots__ = ("code", "jobs", "name", "nested")
+    __slots__ = ("code", "is_ours", "jobs", "name", "nested")
 
     def __init__(self, code: bytes, name: str, nested: list[ObjectID]) -> None:
         self.code = code
@@ -257,6 +399,8 @@ class FunctionRecord:
         self.nested = nested
         self.jobs: set[int] = set()
         """The jobs that exported it; it goes when they have all ended."""
+        self.is_ours = False
+        """Whether a process here has exported it, so that its entry is this node's to write."""
 
     def document(self) -> bytes:
         """Return the function's entry in the control state: its pickle."""

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from raydask.config import Config, shared_packages
 from raydask.control import schema
 from raydask.control.write_behind import WriteBehind
-from raydask.ids import ProcessNumber
+from raydask.ids import ProcessNumber, job_number
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
@@ -337,7 +337,7 @@ class NodeServer:
         job = 0
         if hello.role == "driver" and not refusal:
             self._job_count += 1
-            job = self.identity.number * 65536 + self._job_count
+            job = job_number(self.identity.number, self._job_count)
         protocol.send(
             wire.Welcome(
                 self.identity.number,

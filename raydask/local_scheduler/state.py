@@ -11,11 +11,11 @@ the control state is written behind.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
-from raydask.ids import ObjectID, ProcessNumber, TaskID
+from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
@@ -41,11 +41,15 @@ from raydask.local_scheduler.tasks import OPEN, TaskTable
 from raydask.local_scheduler.worker_pool import PoolSettings, WorkerPool
 from raydask.object_store.state import StoreState
 from raydask.serialization import serialize_error
+from raydask.task import TaskTemplate
 from raydask.wire.messages import (
     ActorState,
     JobSettings,
     Notice,
 )
+
+if TYPE_CHECKING:
+    from raydask.local_scheduler.between_nodes import BetweenNodes
 
 
 class Journals(NamedTuple):
@@ -140,6 +144,8 @@ class LocalScheduler:
             self.pool.others_work,
         )
         self.tasks = self._work.records
+        self.between: BetweenNodes | None = None
+        self._node = NodeNumber(node)
         self._now = 0.0
         self._handlers = self._table()
 
@@ -179,6 +185,12 @@ class LocalScheduler:
             events.GlobalSchedulerCame: self._on_global_scheduler,
             events.WorkerMeasured: self._on_worker_measured,
             events.MemoryMeasured: self._on_memory_measured,
+            events.NodesCame: self._on_nodes_came,
+            events.NodesLost: self._on_nodes_lost,
+            events.PeerSaid: self._on_peer_said,
+            events.LeasesChanged: self._on_leases_changed,
+            events.RoomAnswered: self._on_room_answered,
+            events.PullEnded: self._on_pull_ended,
             events.ClockTicked: self._on_tick,
         }
 
@@ -198,8 +210,13 @@ class LocalScheduler:
         """
         self._now = self._work.now = now
         self._handlers[type(event)](event)
+        between = self.between
+        if between is not None and self.room.is_short:
+            between.make_room(self.room.wanted)
         self.room.balance(now)
         self.pool.schedule(now, self.room.is_short)
+        if between is not None:
+            between.balance(now)
         return self._outgoing.take()
 
     # --- processes ------------------------------------------------------------------------
@@ -256,6 +273,8 @@ class LocalScheduler:
             if worker.job == job and worker not in kept_workers:
                 self.pool.kill(worker, "its driver has ended")
         if not any(actor.creation.job == job for actor in kept):
+            if self.between is not None:
+                self.between.job_ended(job)
             self.pool.forget_job(job)
             self._functions.forget_job(job)
             self._job_has_ended = True
@@ -300,10 +319,7 @@ class LocalScheduler:
             return
         job = self._job_of(process)
         for number, template in event.templates:
-            self._template_count += 1
-            record = TemplateRecord(self._template_count, template, job)
-            record.feasible = self.pool.resources.feasible(template.resources)
-            templates[number] = record
+            templates[number] = self._new_template(template, job)
         for spec in event.specs:
             known = templates.get(spec.template)
             if known is None:
@@ -317,19 +333,37 @@ class LocalScheduler:
             error = serialize_error(TaskCancelledError("the driver of the task has ended"))
             self._work.cancel_all(late, error)
 
+    def _new_template(self, template: TaskTemplate, job: int, home: int = 0) -> TemplateRecord:
+        self._template_count += 1
+        record = TemplateRecord(self._template_count, template, job, home)
+        record.feasible = self.pool.resources.feasible(template.resources)
+        return record
+
     def _job_of(self, process: ProcessNumber) -> int:
         worker = self.pool.workers.get(process)
         return worker.job if worker is not None else self._jobs.get(process, 0)
 
     def _on_placed(self, event: events.TasksPlaced) -> None:
-        for task_id, _ in event.placements:
+        elsewhere: dict[tuple[int, int], list[TaskRecord]] = {}
+        for task_id, node in event.placements:
             task = self._passed_up.take(task_id)
-            if task is not None and task.state == TaskState.WAITING:
+            if task is None or task.state != TaskState.WAITING:
+                continue
+            if self.between is not None and node in self.between.nodes:
+                elsewhere.setdefault((node, task.job), []).append(task)
+            elif task.template.feasible:
                 self.pool.ready(task)
+            else:
+                self._work.pass_up(task)  # the node has died meanwhile
+        for (node, _), tasks in elsewhere.items():
+            assert self.between is not None
+            self.between.lending.lend(node, tasks)
 
     def _on_global_scheduler(self, event: events.GlobalSchedulerCame) -> None:
         self._passed_up.ask_again()
         self.actors.report_all()
+        if self.between is not None:
+            self.between.lending.ask_again()
 
     def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
         for task_id in event.task_ids:
@@ -464,6 +498,8 @@ class LocalScheduler:
             # Jobs without a driver live as long as their detached actors.
             actors = self.actors.records.values()
             alive = {actor.creation.job for actor in actors if actor.state != ActorState.DEAD}
+            if self.between is not None:
+                alive |= self.between.guests.jobs.keys()  # their homes say when they end
             for job in self.pool.job_settings.keys() - self._jobs.values() - alive:
                 self._end_job(job)
         for task, error in self._passed_up.take_overdue(self._now):
@@ -506,4 +542,50 @@ class LocalScheduler:
     @property
     def is_busy(self) -> bool:
         """Whether the clock must tick often."""
-        return self.pool.is_busy or self.room.is_waited_for or self.memory.is_urgent
+        return (
+            self.pool.is_busy
+            or self.room.is_waited_for
+            or self.memory.is_urgent
+            or (self.between is not None and self.between.is_busy)
+        )
+
+    # --- other nodes ----------------------------------------------------------------------
+
+    def _on_nodes_came(self, event: events.NodesCame) -> None:
+        if self.between is None:
+            # A node that is alone has no use for it.
+            from raydask.local_scheduler.between_nodes import BetweenNodes
+
+            self.between = BetweenNodes(
+                self._node,
+                self._work,
+                self.objects,
+                self.pool,
+                self._functions,
+                self.store,
+                self.room,
+                self._outgoing,
+                self._new_template,
+                self._end_job,
+            )
+        self.between.nodes_came(event.nodes)
+
+    def _on_nodes_lost(self, event: events.NodesLost) -> None:
+        if self.between is not None:
+            self.between.nodes_lost(event.nodes, self._now)
+
+    def _on_peer_said(self, event: events.PeerSaid) -> None:
+        if self.between is not None:
+            self.between.said(event.node, event.message, self._now)
+
+    def _on_leases_changed(self, event: events.LeasesChanged) -> None:
+        if self.between is not None:
+            self.between.lending.leases_changed(event.leases)
+
+    def _on_room_answered(self, event: events.RoomAnswered) -> None:
+        if self.between is not None:
+            self.between.fetching.room_answered(event.number, event.offset, event.error)
+
+    def _on_pull_ended(self, event: events.PullEnded) -> None:
+        if self.between is not None:
+            self.between.fetching.pull_ended(event.number, event.error)

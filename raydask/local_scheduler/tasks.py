@@ -5,20 +5,27 @@
     WAITING --inputs--> READY --worker--> ASSIGNED --result--> FINISHED | FAILED
        |                  |  <--reclaimed, retried--  |
        +------------------+-------cancelled-----------+------> CANCELLED
+       |                  |                                        ^
+       +-inputs elsewhere-+--------> LENT --------result-----------+
 
 A task holds its inputs until it has ended.  It is remembered after that as long as one of its
 returns exists, because with it the return could be made again.  The creation of an actor is
 a task too, which ends for good when the actor does.
+
+A task whose inputs exist, but on other nodes, waits until it is lent to one of these or its inputs
+have been brought here (`Elsewhere`).  *Guests* are tasks of other nodes that this one runs: their
+results go to their homes, which alone decide what becomes of a task that has failed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from raydask.control.tables import EventKind, TaskEvent
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import ActorDiedError, InternalError, OutOfMemoryError, WorkerCrashedError
-from raydask.ids import ObjectID, ProcessNumber, TaskID, return_id
+from raydask.ids import ObjectID, ProcessNumber, TaskID, is_peer, return_id
 from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.interruption import Interruptions
@@ -29,6 +36,7 @@ from raydask.local_scheduler.passing_up import PassedUpTasks
 from raydask.local_scheduler.policy import order_key
 from raydask.local_scheduler.records import (
     ActorRecord,
+    ObjectRecord,
     TaskRecord,
     TaskState,
     TemplateRecord,
@@ -52,17 +60,40 @@ _STORED = int(ValueKind.STORED)
 _INLINE = int(ValueKind.INLINE)
 _OK = int(TaskStatus.OK)
 _CANCELLED = int(TaskStatus.CANCELLED)
+_FAILED = int(TaskStatus.FAILED)
 _NOTABLE_SECONDS = 0.001
 """Shorter tasks that succeed leave no event: they are many, and too short for a timeline."""
 _EVENT_KINDS: dict[int, EventKind] = {_OK: "FINISHED", _CANCELLED: "CANCELLED"}
 _NONE = serialize(None).to_bytes()
 
-OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED))
+OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT))
 """The states of a task that has not ended."""
 
 
+class Elsewhere(Protocol):
+    """What becomes of tasks that have to do with other nodes."""
+
+    def inputs_exist(self, task: TaskRecord) -> None:
+        """Decide where a task runs some of whose inputs are elsewhere."""
+
+    def input_unknown(self, record: ObjectRecord) -> None:
+        """See that this node learns of an object of another node's that a task waits for."""
+
+    def inputs_came(self, task: TaskRecord) -> None:
+        """Note that all inputs of a task are here."""
+
+    def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
+        """Report how a task of another node has ended."""
+
+    def cancel(self, task: TaskRecord, *, force: bool) -> None:
+        """Cancel a task that another node has."""
+
+    def closed(self, task: TaskRecord) -> None:
+        """Forget a task that has ended while some of its inputs were elsewhere."""
+
+
 class TaskTable:
-    """All tasks at home here.
+    """All tasks at home here, and the guests.
 
     Parameters
     ----------
@@ -85,6 +116,8 @@ class TaskTable:
         In the order of submission.
     now : float
         Seconds since the epoch; set by the core before each event.
+    elsewhere : Elsewhere or None
+        None as long as there is no other node.
     """
 
     def __init__(
@@ -115,6 +148,7 @@ class TaskTable:
         self._sequence = 0
         self.records: dict[TaskID, TaskRecord] = {}
         self.now = 0.0
+        self.elsewhere: Elsewhere | None = None
 
     # --- submission -----------------------------------------------------------------------
 
@@ -128,12 +162,19 @@ class TaskTable:
         task = TaskRecord(spec, template, job, process, key, self.now)
         self.records[spec.task_id] = task
         objects = self._objects
+        hold = objects.hold
+        if is_peer(process):
+            task.is_guest = True
+            task.retries = 0  # what becomes of it is for its home to say
+            hold = objects.hold_for_guest
         failed: ObjectValue | None = None
         missing = 0
         for object_id in spec.dependencies:
-            record = objects.hold(object_id)
+            record = hold(object_id)
             value = record.value
             if value is None:
+                if record.remote is not None and self._is_elsewhere(task, record):
+                    continue
                 missing += 1
                 if record.dependents is None:
                     record.dependents = [task]
@@ -142,11 +183,12 @@ class TaskTable:
             elif value.kind == _ERROR:
                 failed = value
         for object_id in spec.borrowed:
-            objects.hold(object_id)
-        for index in range(options.num_returns):
-            objects.create(return_id(spec.task_id, index), process, task)
-        self._journal.put(spec.task_id, task)
+            hold(object_id)
         task.missing = missing
+        if not task.is_guest:
+            for index in range(options.num_returns):
+                objects.create(return_id(spec.task_id, index), process, task)
+            self._journal.put(spec.task_id, task)
         if options.kind == TaskKind.ACTOR_CREATION:
             self._actors.create(task)
             if options.actor is not None and options.actor.detached:
@@ -154,6 +196,24 @@ class TaskTable:
         if failed is not None:
             self.fail(task, failed.data, nested=failed.nested)
         elif not missing:
+            self._inputs_exist(task)
+
+    def _is_elsewhere(self, task: TaskRecord, record: ObjectRecord) -> bool:
+        """Count an input that is not here as one that exists elsewhere, if it does."""
+        remote = record.remote
+        assert remote is not None and self.elsewhere is not None
+        if not remote.exists:
+            self.elsewhere.input_unknown(record)
+            return False
+        task.away += 1
+        remote.wanting[task] = remote.wanting.get(task, 0) + 1
+        return True
+
+    def _inputs_exist(self, task: TaskRecord) -> None:
+        if task.away:
+            assert self.elsewhere is not None
+            self.elsewhere.inputs_exist(task)
+        else:
             self._inputs_are_here(task)
 
     def _inputs_are_here(self, task: TaskRecord) -> None:
@@ -204,10 +264,44 @@ class TaskTable:
                     continue
                 task.missing -= 1
                 if not task.missing:
-                    self._inputs_are_here(task)
+                    self._inputs_exist(task)
         # Only now: what a failed task holds may be all that keeps the refs inside the error.
         for task in failed:
             self._close_failed(task)
+
+    def found_elsewhere(self, record: ObjectRecord, nested: list[ObjectID]) -> None:
+        """Take in that an object is stored on another node; see `ObjectTable.exists_elsewhere`."""
+        for task in self._objects.exists_elsewhere(record, nested):
+            if task.state != TaskState.WAITING:
+                continue
+            task.missing -= 1
+            self._is_elsewhere(task, record)
+            if not task.missing:
+                self._inputs_exist(task)
+
+    def came(self, record: ObjectRecord, value: ObjectValue) -> None:
+        """Take in the value of an object that was elsewhere, or an error in its place."""
+        failed: list[TaskRecord] = []
+        wanting = self._objects.came(record, value)
+        dependents, record.dependents = record.dependents or [], None
+        for task in (*dependents, *wanting):
+            if task.state != TaskState.WAITING or task.lent_to:
+                continue
+            if value.kind == _ERROR:
+                failed.append(task)
+                continue
+            if task in wanting:
+                task.away -= wanting[task]
+                if not task.away and self.elsewhere is not None:
+                    self.elsewhere.inputs_came(task)
+            else:
+                task.missing -= 1
+            if not task.missing:
+                self._inputs_exist(task)
+        for task in failed:
+            if task.state == TaskState.WAITING:
+                self.fail(task, value.data)
+        self._objects.settle(record)
 
     # --- the end of a task ----------------------------------------------------------------
 
@@ -232,10 +326,19 @@ class TaskTable:
         else:
             task.state = TaskState.CANCELLED if status == _CANCELLED else TaskState.FAILED
             task.error = result.error
+        if task.is_guest:
+            result.values = [self.seal(worker.process, value) for value in result.values]
+            self._guest_ended(task, result)
+            return
         task.live += 1  # so that it is not forgotten before it is closed
         for value in result.values:
             self.deliver([self.seal(worker.process, value)])
         task.live -= 1
+        self._close(task)
+
+    def _guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
+        assert self.elsewhere is not None
+        self.elsewhere.guest_ended(task, result)
         self._close(task)
 
     def _note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
@@ -261,16 +364,20 @@ class TaskTable:
         objects = self._objects
         self._interruptions.forget(task)
         self._passed_up.take(spec.task_id)
+        if task.away and self.elsewhere is not None:
+            self.elsewhere.closed(task)
+        drop = objects.drop_for_guest if task.is_guest else objects.drop
         # Before the holds end: the last of them may be what keeps the entry.
-        self._journal.put(spec.task_id, task)
+        if not task.is_guest:
+            self._journal.put(spec.task_id, task)
         for object_id in spec.dependencies:
-            objects.drop(object_id)
+            drop(object_id)
         for object_id in spec.borrowed:
-            objects.drop(object_id)
+            drop(object_id)
         actor = task.template.template.actor
         if actor is not None and actor.detached:
             objects.drop(return_id(spec.task_id, 0))
-        if task.template.template.observed:
+        if task.template.template.observed and not task.is_guest:
             step = 1 if task.state == TaskState.FINISHED else 2
             progress = Progress([(spec.task_id, step)])
             self._outgoing.actions.append(Send(task.submitter, progress))
@@ -287,7 +394,8 @@ class TaskTable:
                     return
                 self._actors.forget(actor)
         if task.state not in OPEN and self.records.pop(task.spec.task_id, None) is not None:
-            self._journal.forget(task.spec.task_id)
+            if not task.is_guest:
+                self._journal.forget(task.spec.task_id)
 
     def fail(
         self,
@@ -320,10 +428,16 @@ class TaskTable:
             if actor is not None and actor.state != ActorState.DEAD:
                 self._actors.failed(actor, "its __init__ could not run")
         task.live += 1  # so that it is not forgotten before it is closed
-        return [
+        errors = [
             ObjectValue(return_id(spec.task_id, index), _ERROR, error, 0, 0, list(nested))
             for index in range(template.num_returns)
         ]
+        if not task.is_guest:
+            return errors
+        status = _CANCELLED if state == TaskState.CANCELLED else _FAILED
+        assert self.elsewhere is not None
+        self.elsewhere.guest_ended(task, TaskResult(spec.task_id, status, errors, self.now, 0.0))
+        return []
 
     def _close_failed(self, task: TaskRecord) -> None:
         task.live -= 1
@@ -355,11 +469,23 @@ class TaskTable:
                 self.actor_is_dead(actor)
         elif not charged:
             task.attempts -= 1
-            self._pool.ready(task)
+            self.run_again(task)
+        elif task.is_guest:
+            self._guest_died(task, serialize_error(_death_of(task, cause, verdict)))
         elif task.retries == 0:
             self.fail(task, serialize_error(_death_of(task, cause, verdict)))
         else:
             self._retry(task, hold_back=verdict is not None and verdict.hold_back)
+
+    def _guest_died(self, task: TaskRecord, error: bytes) -> None:
+        """Report a task of another node that its worker has died with: its home may retry it."""
+        task.state = TaskState.FAILED
+        values = [
+            ObjectValue(return_id(task.spec.task_id, index), _ERROR, error)
+            for index in range(task.template.template.num_returns)
+        ]
+        result = TaskResult(task.spec.task_id, _FAILED, values, self.now, 0.0, retryable=True)
+        self._guest_ended(task, result)
 
     def _retry(self, task: TaskRecord, *, hold_back: bool = False) -> None:
         """Use up one of the task's retries; with `hold_back` wait for memory first."""
@@ -374,10 +500,81 @@ class TaskTable:
         """Make a task ready that its worker has given back or failed in, unless it is doomed."""
         task.worker = None
         doom = self._interruptions.doom_of(task)
-        if doom is None:
+        if doom is not None:
+            self.fail(task, doom, TaskState.CANCELLED)
+        elif self.elsewhere is None:
             self._pool.ready(task)
         else:
-            self.fail(task, doom, TaskState.CANCELLED)
+            self._find_inputs(task)
+
+    def _find_inputs(self, task: TaskRecord) -> None:
+        """Let a task wait for those of its inputs that are not here, or make it ready."""
+        task.state = TaskState.WAITING
+        task.away = 0
+        for object_id in task.spec.dependencies:
+            record = self._objects.records[object_id]
+            value = record.value
+            if value is None:
+                self._is_elsewhere(task, record)
+            elif value.kind == _ERROR:  # lost meanwhile
+                self.fail(task, value.data)
+                return
+        self._inputs_exist(task)
+
+    # --- tasks of this node on others -----------------------------------------------------
+
+    def lent(self, task: TaskRecord, node: int) -> None:
+        """Note that another node has a task that was ready, or that waited for its inputs."""
+        if task.away and self.elsewhere is not None:
+            self.elsewhere.closed(task)
+            task.away = 0
+        task.state = TaskState.LENT
+        task.lent_to = node
+        task.attempts += 1
+        self._passed_up.take(task.spec.task_id)
+        self._journal.put(task.spec.task_id, task)
+
+    def lent_ended(self, task: TaskRecord, result: TaskResult) -> bool:
+        """Take in how a task has ended on another node; say whether it has ended for good.
+
+        Its values are to be delivered then, and after that it is to be closed.
+        """
+        task.lent_to = 0
+        task.started = result.started
+        task.finished = result.started + result.duration
+        status = result.status
+        if status != _OK or result.duration >= _NOTABLE_SECONDS:
+            self._note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
+        if status == _OK:
+            task.template.ended(result.duration)
+            task.state = TaskState.FINISHED
+        elif result.retryable and task.retries and self._interruptions.doom_of(task) is None:
+            self._retry(task)
+            return False
+        else:
+            task.state = TaskState.CANCELLED if status == _CANCELLED else TaskState.FAILED
+            task.error = result.error
+        task.live += 1  # so that it is not forgotten before it is closed
+        return True
+
+    def close_lent(self, task: TaskRecord) -> None:
+        """End what `lent_ended` has begun, when the values have been delivered."""
+        self._close_failed(task)
+
+    def pass_up(self, task: TaskRecord) -> None:
+        """Ask for a place for a task that cannot run here."""
+        self._passed_up.pass_up(task, self.now)
+
+    def dismiss(self, task: TaskRecord) -> None:
+        """Forget a guest that has not begun: its home has it again."""
+        task.state = TaskState.CANCELLED
+        self._close(task)
+
+    def given_back(self, task: TaskRecord) -> None:
+        """Place a task anew that another node has given back, not begun."""
+        task.lent_to = 0
+        task.attempts -= 1
+        self.run_again(task)
 
     # --- cancelling -----------------------------------------------------------------------
 
@@ -399,6 +596,9 @@ class TaskTable:
             elif task.state == TaskState.ASSIGNED:
                 self._interruptions.doom(task, error)
                 self._interruptions.interrupt(task, "cancelled", force=force)
+            elif task.state == TaskState.LENT and self.elsewhere is not None:
+                self._interruptions.doom(task, error)
+                self.elsewhere.cancel(task, force=force)
 
     # --- creations of actors --------------------------------------------------------------
 

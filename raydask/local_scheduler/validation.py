@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from raydask.ids import ObjectID
+from raydask.ids import ObjectID, home_of
 from raydask.local_scheduler.inline_values import LEAST_COUNTED
 from raydask.local_scheduler.records import TaskState, WorkerRecord
 from raydask.local_scheduler.state import LocalScheduler
@@ -17,7 +17,7 @@ from raydask.wire.messages import ActorState, ValueKind
 
 _CPU = "CPU"
 _GPU = "GPU"
-_OPEN = (TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED)
+_OPEN = (TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT)
 
 
 def problems(core: LocalScheduler) -> list[str]:
@@ -91,8 +91,18 @@ def _tasks(core: LocalScheduler) -> Iterator[str]:
                 yield f"task {task_id.hex()} is not in its worker's queue"
         if task.state not in _OPEN and not task.live:
             yield f"task {task_id.hex()} has ended, has no returns, and was not forgotten"
-        if task.missing < 0:
-            yield f"task {task_id.hex()} misses {task.missing} inputs"
+        if task.missing < 0 or task.away < 0:
+            yield f"task {task_id.hex()} misses {task.missing} inputs, {task.away} are away"
+        if (task.state == TaskState.LENT) != bool(task.lent_to):
+            yield f"task {task_id.hex()} is {task.state.name} and with node {task.lent_to}"
+        if task.state == TaskState.WAITING:
+            wanted = [core.objects.records[object_id] for object_id in task.spec.dependencies]
+            away = sum(
+                record.value is None and record.remote is not None and task in record.remote.wanting
+                for record in wanted
+            )
+            if away != task.away:
+                yield f"task {task_id.hex()} counts {task.away} inputs away of {away}"
     for task_id in queued:
         if task_id not in core.tasks:
             yield f"task {task_id.hex()} is queued and unknown"
@@ -120,18 +130,28 @@ def _objects(core: LocalScheduler) -> Iterator[str]:
     for record in core.objects.records.values():
         if record.value is not None:
             holds.update(record.value.nested)
+        elif record.remote is not None:
+            holds.update(record.remote.nested)
         if record.task is not None:
             live[id(record.task)] += 1
     for object_id, record in core.objects.records.items():
         if record.count != holds[object_id]:
             yield f"object {object_id.hex()} counts {record.count} holds of {holds[object_id]}"
-        if not record.count and record.value is not None:
+        if not record.count and record.value is not None and record.remote is None:
             yield f"object {object_id.hex()} is held by nobody and has a value"
+        remote = record.remote
+        if remote is not None and not remote.is_ours and not remote.borrowed:
+            if record.count > remote.guards and _home_lives(core, object_id):
+                yield f"object {object_id.hex()} is held here and its home does not know"
     for object_id in holds.keys() - core.objects.records.keys():
         yield f"object {object_id.hex()} is held and does not exist"
     for task in core.tasks.values():
         if task.live != live[id(task)]:
             yield f"task {task.spec.task_id.hex()} counts {task.live} returns"
+
+
+def _home_lives(core: LocalScheduler, object_id: ObjectID) -> bool:
+    return core.between is not None and home_of(object_id) in core.between.nodes
 
 
 def _store(core: LocalScheduler) -> Iterator[str]:

@@ -227,6 +227,15 @@ class WorkerPool:
             if queue is not None:
                 queue.remove(tasks)
 
+    def queue_of(self, shape: tuple[Any, ...]) -> ReadyQueue | None:
+        """Return the queue of ready tasks of a shape, if there have been any."""
+        return self._queues.get(shape)
+
+    @property
+    def queues(self) -> dict[tuple[Any, ...], ReadyQueue]:
+        """The queues of ready tasks, by shape."""
+        return self._queues
+
     @property
     def queued(self) -> int:
         """How many tasks are ready and have no worker."""
@@ -381,7 +390,8 @@ class WorkerPool:
                 )
             )
             task.attempts += 1
-            put(spec.task_id, task)
+            if not task.is_guest:
+                put(spec.task_id, task)
             if template.alone:
                 self._watch_closely(worker, task, now)
         self._outgoing.actions.append(

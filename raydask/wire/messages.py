@@ -692,14 +692,11 @@ class Whereabouts(msgspec.Struct, array_like=True, gc=False):
     nodes : list of int
         That have it or are fetching it, in the order in which they came to it: whoever
         fetches it asks one of these, and nodes that come later may ask him.
-    nested : list of ObjectID
-        Objects whose refs the value contains.
     """
 
     object_id: ObjectID
     size: int
     nodes: list[int]
-    nested: list[ObjectID] = []
 
 
 class Place(msgspec.Struct, array_like=True, gc=False):
@@ -767,10 +764,14 @@ class RecallTasks(msgspec.Struct, array_like=True):
 
 
 class CancelLent(msgspec.Struct, array_like=True):
-    """Cancel tasks that were lent; with ``force`` end the workers of those that run."""
+    """Cancel tasks that were lent, and with ``recursive`` what they have submitted.
+
+    With ``force`` the workers of those that run are ended.
+    """
 
     task_ids: list[TaskID]
     force: bool
+    recursive: bool
 
 
 class EndGuestJob(msgspec.Struct, array_like=True):
@@ -793,9 +794,14 @@ class Borrowed(msgspec.Struct, array_like=True):
 
 
 class Want(msgspec.Struct, array_like=True):
-    """Say where these objects are, or what they are, as soon as they exist."""
+    """Say where these objects of the receiver's are, or what they are, as soon as they exist.
+
+    ``again`` says that none of the nodes that were named could give them: only nodes that have
+    all of an object are named then, so that nobody waits for somebody who waits for him.
+    """
 
     object_ids: list[ObjectID]
+    again: bool = False
 
 
 class Located(msgspec.Struct, array_like=True):

@@ -1,0 +1,470 @@
+"""This node among others: who says what, and what it means. Pure.
+
+The parts: `Borrowing` (objects of others that are held here), `Fetching` (objects that are brought
+here and served from here), `Lending` (tasks that others run), `Guests` (tasks of others).  This
+module is what they have in common: the messages between nodes, and the nodes that come and go.
+There is one as soon as there is another node, and not before: a node that is alone has none of it.
+
+Another node is a process, to the tables of objects: it holds objects, is told values, pins what it
+reads, and when it dies all of that ends as it does for a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raydask.errors import OwnerDiedError
+from raydask.ids import NodeNumber, ObjectID, ProcessNumber, home_of, node_of_peer, peer_process
+from raydask.local_scheduler.actions import Send
+from raydask.local_scheduler.borrowing import Borrowing
+from raydask.local_scheduler.fetching import Arrived, Fetching
+from raydask.local_scheduler.functions import FunctionTable
+from raydask.local_scheduler.guests import Guests
+from raydask.local_scheduler.lending import Lending, wanted_by, whereabouts
+from raydask.local_scheduler.objects import ObjectTable
+from raydask.local_scheduler.outgoing import Outgoing
+from raydask.local_scheduler.records import ObjectRecord, Remote, TaskRecord, TemplateRecord
+from raydask.local_scheduler.room import Room
+from raydask.local_scheduler.tasks import TaskTable
+from raydask.local_scheduler.worker_pool import WorkerPool
+from raydask.object_store.state import StoreState
+from raydask.serialization import serialize_error
+from raydask.task import TaskTemplate
+from raydask.wire import messages as wire
+from raydask.wire.messages import ObjectValue, TaskResult, ValueKind
+
+_STORED = int(ValueKind.STORED)
+_SPILLED = int(ValueKind.SPILLED)
+_ERROR = int(ValueKind.ERROR)
+
+
+class BetweenNodes:
+    """What one node has to do with others.
+
+    Parameters
+    ----------
+    node : NodeNumber
+    work : TaskTable
+    objects : ObjectTable
+    pool : WorkerPool
+    functions : FunctionTable
+    store : StoreState
+    room : Room
+    outgoing : Outgoing
+    new_template : callable
+        Makes the record of a template, for a job and the node that lends its tasks.
+    end_job : callable
+        Ends all that there is of a job.
+    """
+
+    def __init__(
+        self,
+        node: NodeNumber,
+        work: TaskTable,
+        objects: ObjectTable,
+        pool: WorkerPool,
+        functions: FunctionTable,
+        store: StoreState,
+        room: Room,
+        outgoing: Outgoing,
+        new_template: Callable[[TaskTemplate, int, int], TemplateRecord],
+        end_job: Callable[[int], None],
+    ) -> None:
+        self._node = node
+        self._work = work
+        self._objects = objects
+        self._pool = pool
+        self._store = store
+        self._outgoing = outgoing
+        self._end_job = end_job
+        self.nodes: set[int] = set()
+        self._copies: dict[ObjectID, ObjectRecord] = {}
+        """Copies of objects of others that nothing here holds, the oldest first."""
+        self._taking_in = False
+        self._now = 0.0
+        self.borrowing = Borrowing(self._tell)
+        self.fetching = Fetching(node, objects, store, room, outgoing, self._tell, self._arrived)
+        self.lending = Lending(
+            node, work, objects, pool, self.fetching, self.borrowing, outgoing, self._tell
+        )
+        self.guests = Guests(
+            work, objects, pool, store, functions, self.borrowing, new_template
+        )
+        objects.abroad = self
+        work.elsewhere = self
+        self._handlers: dict[type, Callable[[int, Any], None]] = {
+            wire.Lend: self._on_lend,
+            wire.LentResults: lambda node, said: self.lending.results(node, said.results),
+            wire.Progress: lambda node, said: self.lending.progressed(node, said.steps),
+            wire.GiveBack: lambda node, said: self.lending.given_back(node, said.task_ids),
+            wire.RecallTasks: self._on_recall,
+            wire.CancelLent: self.guests.cancel,
+            wire.EndGuestJob: self._on_end_job,
+            wire.Borrow: self._on_borrow,
+            wire.Borrowed: lambda node, said: self.borrowing.answered(said.number),
+            wire.Release: self._on_release,
+            wire.Want: self._on_want,
+            wire.Values: self._on_values,
+            wire.Located: self._on_located,
+            wire.Fetch: lambda node, said: self.fetching.serve(node, said.object_ids),
+            wire.Places: self._on_places,
+            wire.NotHere: self._on_not_here,
+            wire.Unpin: lambda node, said: self.fetching.unpin(node, said.object_ids),
+            wire.CopiesMade: self._on_copies_made,
+            wire.CopiesDropped: self._on_copies_dropped,
+            wire.Forget: self._on_forget,
+        }
+
+    @property
+    def messages(self) -> frozenset[type]:
+        """The kinds of messages that another node may send."""
+        return frozenset(self._handlers)
+
+    def _tell(self, node: int, message: object) -> None:
+        if node in self.nodes:
+            self._outgoing.actions.append(Send(peer_process(node), message))
+
+    # --- events ---------------------------------------------------------------------------
+
+    def nodes_came(self, nodes: list[int]) -> None:
+        """Note other nodes."""
+        for node in nodes:
+            if node not in self.nodes:
+                self.nodes.add(node)
+                self._objects.join(peer_process(node))
+                self.lending.node_came(node)
+
+    def said(self, node: int, message: object, now: float) -> None:
+        """Take in what another node says."""
+        self._now = now
+        if node in self.nodes:
+            self._handlers[type(message)](node, message)
+
+    def nodes_lost(self, lost: list[tuple[int, str]], now: float) -> None:
+        """Do without nodes that have died."""
+        self._now = now
+        for node, cause in lost:
+            if node not in self.nodes:
+                continue
+            self.nodes.discard(node)
+            self.borrowing.node_lost(node)
+            self._objects.leave(peer_process(node))
+            for job in self.guests.node_lost(node):
+                self._end_job(job)
+            self._objects_without(node, cause)
+            self.fetching.node_lost(node)
+            self.lending.node_lost(node, cause, now)
+
+    def job_ended(self, job: int) -> None:
+        """Have a job end on other nodes too."""
+        self.lending.job_ended(job)
+        self.guests.end_job(job)
+
+    def balance(self, now: float) -> None:
+        """Begin what can be begun, and say what is to be said; called after each event."""
+        self._now = now
+        self.fetching.advance(now)
+        self.lending.balance(now)
+        self.guests.flush()
+        self.borrowing.flush()
+
+    def make_room(self, wanted: int) -> None:
+        """Drop copies that nothing here holds, the oldest first."""
+        dropped: dict[int, list[ObjectID]] = {}
+        for object_id, record in list(self._copies.items()):
+            if wanted <= 0:
+                break
+            if self._store.pins(object_id):
+                continue
+            wanted -= record.size
+            assert record.remote is not None
+            record.remote.forgotten = True
+            dropped.setdefault(home_of(object_id), []).append(object_id)
+            self._objects.settle(record)
+        for home, object_ids in dropped.items():
+            self._tell(home, wire.CopiesDropped(object_ids))
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the clock must tick often."""
+        return self.lending.is_busy or self.fetching.is_busy
+
+    # --- objects (Abroad) -----------------------------------------------------------------
+
+    def meet(self, object_id: ObjectID) -> ObjectRecord | None:
+        """Return a new record of an unknown object of another node's; None if it is ours."""
+        home = home_of(object_id)
+        if home == self._node:
+            return None
+        record = self._objects.records[object_id] = ObjectRecord(object_id, None)
+        record.remote = Remote(is_ours=False)
+        if home not in self.nodes:
+            record.value = _without_owner(object_id, f"node {home}, its home, is not there")
+        return record
+
+    def held(self, record: ObjectRecord) -> None:
+        """Have an object's home count this node, if anything but guests holds it here."""
+        remote = record.remote
+        assert remote is not None
+        self._copies.pop(record.object_id, None)
+        if not remote.is_ours and not remote.borrowed and record.count > remote.guards:
+            if home_of(record.object_id) in self.nodes:
+                self.borrowing.borrow(record)
+
+    def less(self, record: ObjectRecord) -> None:
+        """Let go of an object that only those hold here who answer for it."""
+        remote = record.remote
+        assert remote is not None
+        if remote.borrowed and record.count <= remote.guards:
+            self.borrowing.release(record)
+
+    def wanted(self, record: ObjectRecord) -> None:
+        """Bring an object here that a process waits for."""
+        self.fetching.want(record, urgent=True)
+
+    def watched(self, record: ObjectRecord) -> None:
+        """Ask an object's home whether it exists."""
+        self.fetching.ask_home(record)
+
+    def tell(self, process: ProcessNumber, record: ObjectRecord) -> None:
+        """Tell another node what an object of ours is, or where."""
+        node = node_of_peer(process)
+        value = record.value
+        if value is not None and value.kind not in (_STORED, _SPILLED):
+            self._tell(node, wire.Values([value]))
+        else:
+            self._tell(node, wire.Located([whereabouts(record, self._node, node)]))
+
+    def let_go(self, record: ObjectRecord) -> bool:
+        """Let go of an object that nothing here holds; say whether it goes."""
+        remote = record.remote
+        assert remote is not None
+        object_id = record.object_id
+        if not remote.is_ours:
+            if remote.borrowed:
+                self.borrowing.release(record)
+            if self._stays(record):
+                return False
+        self.fetching.unwanted(record)
+        self._copies.pop(object_id, None)
+        if remote.is_ours:
+            for node in remote.nodes:
+                if node != self._node:
+                    self._tell(node, wire.Forget([object_id]))
+        return True
+
+    def _stays(self, record: ObjectRecord) -> bool:
+        """Say whether a copy is kept that may be of use again, until its home forgets it."""
+        remote = record.remote
+        assert remote is not None
+        if record.waiters or record.dependents or remote.wanting:
+            return True
+        if remote.forgotten or home_of(record.object_id) not in self.nodes:
+            return False
+        if record.value is None:
+            return self.fetching.is_served(record)
+        if record.value.kind != _STORED:
+            return False
+        self._copies[record.object_id] = record
+        return True
+
+    def _arrived(self, arrived: Arrived) -> None:
+        """Take in the value of an object that was elsewhere."""
+        object_id = arrived.record.object_id
+        self._work.came(arrived.record, arrived.value)
+        if arrived.value.kind == _STORED:
+            self.fetching.pin_for_readers(object_id)
+
+    def _objects_without(self, node: int, cause: str) -> None:
+        """Find out what is lost with a node."""
+        process = peer_process(node)
+        for record in list(self._objects.records.values()):
+            if record.waiters is not None:
+                record.waiters.pop(process, None)
+            remote = record.remote
+            if remote is None:
+                continue
+            if remote.is_ours:
+                was_there = remote.nodes.pop(node, None)
+                others = [each for each, whole in remote.nodes.items() if whole]
+                if was_there and record.value is None and remote.exists and not others:
+                    self.fetching.unwanted(record)
+                    self.fetching.lose(record, f"node {node}, which had it, is dead: {cause}")
+                continue
+            remote.nodes.pop(node, None)
+            if home_of(record.object_id) == node:
+                remote.borrowed = False
+                remote.forgotten = True
+                if record.value is None:
+                    self.fetching.unwanted(record)
+                    value = _without_owner(record.object_id, f"node {node}, its home: {cause}")
+                    self._arrived(Arrived(record, value))
+                else:
+                    self._objects.settle(record)
+
+    # --- tasks (Elsewhere) ----------------------------------------------------------------
+
+    def inputs_exist(self, task: TaskRecord) -> None:
+        """Bring a guest's inputs here; decide where a task of this node runs."""
+        if task.is_guest:
+            for record in wanted_by(task, self._objects):
+                self.fetching.want(record, urgent=False)
+        else:
+            self.lending.place(task, self._now)
+
+    def inputs_came(self, task: TaskRecord) -> None:
+        """Note that all inputs of a task are here: it waits for no lease any more."""
+        self.lending.forget(task)
+
+    def input_unknown(self, record: ObjectRecord) -> None:
+        """Ask an object's home for it, unless what is being taken in is about to tell."""
+        if not self._taking_in:
+            self.fetching.ask_home(record)
+
+    def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
+        """Report how a guest has ended."""
+        self.guests.ended(task, result)
+
+    def cancel(self, task: TaskRecord, *, force: bool) -> None:
+        """Cancel a task that another node has."""
+        self.lending.cancel(task, force=force)
+
+    def closed(self, task: TaskRecord) -> None:
+        """Forget a task that does not wait any more for what is elsewhere."""
+        self.lending.forget(task)
+        for record in wanted_by(task, self._objects):
+            remote = record.remote
+            if remote is None or remote.wanting.pop(task, None) is None:
+                continue
+            if not remote.wanting and not record.waiters and not self.fetching.is_served(record):
+                self.fetching.unwanted(record)
+
+    # --- messages about tasks -------------------------------------------------------------
+
+    def _on_lend(self, node: int, message: wire.Lend) -> None:
+        self._taking_in = True
+        self.guests.lend(node, message)
+        self._taking_in = False
+        for value in message.values:
+            self._take_value(value)
+        for place in message.located:
+            self._take_place(place, node)
+        for spec in message.specs:
+            task = self._work.records.get(spec.task_id)
+            if task is not None and task.missing:
+                for record in wanted_by(task, self._objects):
+                    if record.remote is not None and not record.remote.exists:
+                        self.fetching.ask_home(record)
+
+    def _on_recall(self, node: int, message: wire.RecallTasks) -> None:
+        task_ids = self.guests.recall(node, message.task_ids)
+        if task_ids:
+            self.borrowing.say(node, wire.GiveBack(task_ids))
+
+    def _on_end_job(self, node: int, message: wire.EndGuestJob) -> None:
+        if message.job in self.guests.jobs:
+            self._end_job(message.job)
+
+    # --- messages about objects -----------------------------------------------------------
+
+    def _take_value(self, value: ObjectValue) -> None:
+        record = self._objects.records.get(value.object_id)
+        if record is None or record.remote is None or record.remote.is_ours:
+            return
+        record.remote.asked = False
+        if record.value is None:
+            self.fetching.unwanted(record)
+            bare = ObjectValue(value.object_id, value.kind, value.data)
+            self._work.came(record, bare)
+
+    def _take_place(self, place: wire.Whereabouts, node: int) -> None:
+        record = self._objects.records.get(place.object_id)
+        remote = record.remote if record is not None else None
+        if record is None or remote is None or record.value is not None:
+            return
+        if remote.is_ours:
+            return
+        if home_of(place.object_id) == node:
+            remote.asked = False
+        remote.nodes = {each: True for each in place.nodes if each != self._node}
+        remote.size = place.size
+        if not remote.exists:
+            self._work.found_elsewhere(record, [])
+        self.fetching.located(record)
+        if (remote.wanting and any(task.is_guest for task in remote.wanting)) or record.waiters:
+            self.fetching.want(record, urgent=bool(record.waiters))
+
+    def _on_borrow(self, node: int, message: wire.Borrow) -> None:
+        self._objects.acquire(peer_process(node), message.object_ids)
+        self._tell(node, wire.Borrowed(message.number))
+
+    def _on_release(self, node: int, message: wire.Release) -> None:
+        self._objects.release(peer_process(node), message.object_ids)
+
+    def _on_want(self, node: int, message: wire.Want) -> None:
+        process = peer_process(node)
+        for object_id in message.object_ids:
+            record = self._objects.records.get(object_id)
+            if record is None:
+                cause = "it was freed when its last ref went"
+                self._tell(node, wire.Values([_without_owner(object_id, cause)]))
+            elif record.value is None and not (record.remote is not None and record.remote.exists):
+                if record.waiters is None:
+                    record.waiters = {}
+                record.waiters[process] = None
+            elif message.again and (record.value is None or record.value.kind == _STORED):
+                place = whereabouts(record, self._node, node, whole=True)
+                self._tell(node, wire.Located([place]))
+            else:
+                self.tell(process, record)
+
+    def _on_values(self, node: int, message: wire.Values) -> None:
+        for value in message.values:
+            self._take_value(value)
+
+    def _on_located(self, node: int, message: wire.Located) -> None:
+        for place in message.objects:
+            self._take_place(place, node)
+
+    def _on_places(self, node: int, message: wire.Places) -> None:
+        for place in message.places:
+            self.fetching.placed(node, place)
+
+    def _on_not_here(self, node: int, message: wire.NotHere) -> None:
+        for object_id in message.object_ids:
+            self.fetching.not_here(node, object_id)
+
+    def _on_copies_made(self, node: int, message: wire.CopiesMade) -> None:
+        unknown = []
+        for object_id in message.object_ids:
+            record = self._objects.records.get(object_id)
+            if record is None:
+                unknown.append(object_id)
+                continue
+            if record.remote is None:
+                whereabouts(record, self._node, node)
+            if record.remote is not None and record.remote.is_ours:
+                record.remote.nodes[node] = True
+        if unknown:
+            self._tell(node, wire.Forget(unknown))
+
+    def _on_copies_dropped(self, node: int, message: wire.CopiesDropped) -> None:
+        for object_id in message.object_ids:
+            record = self._objects.records.get(object_id)
+            if record is not None and record.remote is not None:
+                record.remote.nodes.pop(node, None)
+
+    def _on_forget(self, node: int, message: wire.Forget) -> None:
+        for object_id in message.object_ids:
+            record = self._objects.records.get(object_id)
+            if record is None or record.remote is None or record.remote.is_ours:
+                continue
+            record.remote.forgotten = True
+            self._objects.release(peer_process(node), [object_id])
+            self._objects.settle(record)
+
+
+def _without_owner(object_id: ObjectID, cause: str) -> ObjectValue:
+    error = OwnerDiedError(f"object {object_id.hex()} is lost: {cause}")
+    return ObjectValue(object_id, _ERROR, serialize_error(error))
