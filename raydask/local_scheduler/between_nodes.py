@@ -264,8 +264,8 @@ class BetweenNodes:
             return False
         if record.value is None:
             return self.fetching.is_served(record)
-        if record.value.kind != _STORED:
-            return False
+        if record.value.kind != _STORED or not remote.exists:
+            return False  # its home would not know of it
         self._copies[record.object_id] = record
         return True
 
