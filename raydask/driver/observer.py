@@ -25,6 +25,7 @@ from raydask.wire.guard import connect_guarded
 from raydask.wire.handshake import await_welcome
 from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.messages import Hello, Reply, Request
+from raydask.wire.status import NodeStatus
 from raydask.wire.tls import client_tls
 
 T = TypeVar("T")
@@ -70,6 +71,12 @@ def ask_node(folder: str, operation: str, payload: object, result: type[T]) -> T
     if reply.error:
         raise deserialize_error(reply.error)
     return msgspec.msgpack.decode(reply.payload, type=result)
+
+
+def number_of_node(folder: str) -> int:
+    """Return the number of the node whose session folder this is; see `ask_node`."""
+    nodes = ask_node(folder, "nodes", None, list[NodeStatus])
+    return next(status.node for status in nodes if status.session == folder)
 
 
 def ask_cluster(

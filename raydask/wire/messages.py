@@ -911,7 +911,9 @@ class ChildExited(msgspec.Struct, array_like=True):
 
 
 class EndSession(msgspec.Struct, array_like=True):
-    """End the session: somebody who may has asked for it."""
+    """End the session: somebody who may has asked for it, or for another reason."""
+
+    reason: str = ""
 
 
 class NodeReady(msgspec.Struct, array_like=True):
