@@ -160,8 +160,9 @@ def secret_of_cluster(head: Endpoint) -> str:
         secret = secret_of_session(str(sessions[0]))
     if not secret:
         raise UsageError(
-            f"the secret of the cluster at {head} is not known here: set RAYDASK_SECRET to that "
-            "of its head, which has it in the file `secret` of its session's folder"
+            f"RAYDASK_SECRET is not set, and no node of a cluster at {head} runs on this machine "
+            "for this user: is that where its head listens?  If so, set RAYDASK_SECRET to that of "
+            "the head, which has it in the file `secret` of its session's folder"
         )
     return secret
 
