@@ -558,5 +558,9 @@ class NodeServer:
             self.handle(events.TasksPlaced(message.placements))
         elif isinstance(message, wire.Infeasible):
             self.handle(events.TasksFoundInfeasible(message.task_ids, message.detail))
+        elif isinstance(message, wire.NodesDied):
+            for node, cause in message.nodes:
+                if node == self.identity.number:
+                    self.workers.end_session(f"the cluster has given this node up: {cause}")
         else:
             self.desk.on_global_message(message)

@@ -64,8 +64,7 @@ def join_cluster(head: Endpoint, secret: str, config: Config) -> Membership:
         sock = connect_blocking(head, secret, client_tls(config), timeout=_ANSWER_SECONDS)
     except AuthenticationError as error:
         raise StartError(
-            f"no node can join the cluster at {error}; set RAYDASK_SECRET to that of its "
-            "head"
+            f"no node can join the cluster at {error}; set RAYDASK_SECRET to that of its head"
         ) from error
     except OSError as error:
         raise StartError(

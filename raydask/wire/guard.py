@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import ssl
-import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,13 +20,11 @@ from raydask.wire.authentication import (
     Prover,
     ServerProver,
 )
-from raydask.wire.endpoint import Endpoint
+from raydask.wire.endpoint import Endpoint, notice_silence
 
 _log = logging.getLogger("raydask.wire")
 
 PROOF_SECONDS = 5.0
-_SILENT_SECONDS = 15
-"""How long what is sent may go without the other machine's acknowledgement."""
 STRANGERS = 64
 """How many connections may be without a proof at once; others are closed."""
 
@@ -107,7 +103,6 @@ class Guard(asyncio.Protocol):
             self._transport = None
             transport.abort()  # type: ignore[attr-defined]  # a stream's has it
             return
-        _notice_silence(transport)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(PROOF_SECONDS, self._end, "it proved nothing in time")
         begin = self._prover.begin()
@@ -159,21 +154,6 @@ class Guard(asyncio.Protocol):
         self._on_end(self, reason)
 
 
-def _notice_silence(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel end the connection when a machine at the other end has vanished."""
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if sys.platform == "linux":
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _SILENT_SECONDS // 3)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _SILENT_SECONDS // 3)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * _SILENT_SECONDS)
-    except OSError:
-        pass  # it has ended already, which is noticed in a moment
-
-
 def guarded_by(
     secret: str, make_protocol: Callable[[], asyncio.Protocol], strangers: Strangers
 ) -> Callable[[], Guard]:
@@ -207,7 +187,11 @@ async def connect_guarded(
 
     guard = Guard(ClientProver(secret, os.urandom(NONCE_SIZE)), make_protocol, on_end)
     connecting = loop.create_connection(lambda: guard, endpoint.host, endpoint.port, ssl=tls)
-    await asyncio.wait_for(connecting, PROOF_SECONDS)
+    transport, _ = await asyncio.wait_for(connecting, PROOF_SECONDS)
+    try:
+        notice_silence(transport.get_extra_info("socket"))
+    except OSError:
+        pass  # it has ended already, and says why in a moment
     reason = await ended
     if reason:
         raise AuthenticationError(f"{endpoint}: {reason}")
