@@ -95,7 +95,6 @@ def test_two_names_of_one_endpoint(listens: str, meant: str, same: bool) -> None
 
 
 def test_a_listener_says_with_which_options_another_is_chosen() -> None:
-    with listen_at(Endpoint("127.0.0.1", 0)) as listener:
     with (
         listen_at(Endpoint("127.0.0.1", 0)) as listener,
         pytest.raises(StartError, match="choose another with --host and --link-port"),
