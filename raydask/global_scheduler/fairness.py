@@ -12,9 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 
-def fair_fractions(
-    wanted: Sequence[Mapping[str, int]], capacity: Mapping[str, int]
-) -> list[float]:
+def fair_fractions(wanted: Sequence[Mapping[str, int]], capacity: Mapping[str, int]) -> list[float]:
     """Return which part of what it wants each claimant gets, from 0 to 1.
 
     Parameters

@@ -157,7 +157,9 @@ def _settle(claim: Claim) -> list[Lease]:
     claim.leases, claim.granted = after, {}
     shape = claim.demand.shape
     changed = [
-        Lease(shape, number, slots) for number, slots in after.items() if before.get(number) != slots
+        Lease(shape, number, slots)
+        for number, slots in after.items()
+        if before.get(number) != slots
     ]
     changed += [Lease(shape, number, 0) for number in before if number not in after]
     return changed

@@ -13,6 +13,7 @@ too, and perhaps the end of the other's own connection, this decides:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -44,7 +45,7 @@ class Partings:
             del self._complaints[pair]
 
     def decide(
-        self, now: float, *, head: NodeNumber | None, absent: Collection[NodeNumber]
+        self, now: float, *, head: NodeNumber | None, connected: Collection[NodeNumber]
     ) -> list[tuple[NodeNumber, str]]:
         """Return which nodes must go, and why; the complaints that this answers are dropped.
 
@@ -53,8 +54,8 @@ class Partings:
         now : float
         head : NodeNumber or None
             The head's node.
-        absent : collection of NodeNumber
-            Nodes that are not connected to the global scheduler.
+        connected : collection of NodeNumber
+            Those that are connected to the global scheduler.
         """
         gone: list[tuple[NodeNumber, str]] = []
         while due := [
@@ -62,13 +63,13 @@ class Partings:
             for pair, complaint in self._complaints.items()
             if not 0 <= now - complaint.since < GRACE_SECONDS
         ]:
-            lost = [node for pair in self._complaints for node in pair]
+            lost = Counter(node for pair in self._complaints for node in pair)
             node, pair = max(
                 ((node, pair) for pair in due for node in pair if node != head),
                 key=lambda each: (
                     head in each[1],
-                    each[0] in absent,
-                    lost.count(each[0]),
+                    each[0] not in connected,
+                    lost[each[0]],
                     each[0],
                 ),
             )
