@@ -237,7 +237,9 @@ class GlobalScheduler:
         if node.link and (known is None or (known.link, known.data) != (node.link, node.data)):
             self._actions.append(Persist())
             news = NodesAppeared([(int(node.number), node.link, node.data)])
-            self._actions += [Send(other.number, news) for other in others]
+            self._actions += [
+                Send(other.number, news) for other in self._connected() if other is not node
+            ]
 
     def _reconcile(self, number: NodeNumber, running: set[ActorID]) -> None:
         """Compare what is known of a node's actors with what the node says."""

@@ -9,6 +9,14 @@ from typing import NamedTuple
 from raydask.errors import StartError, UsageError
 
 _BACKLOG = 512
+_KEEPALIVE = (
+    ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
+    ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 5),
+    ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 2),
+    ("TCP_KEEPCNT", socket.IPPROTO_TCP, 3),
+    ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, 11_000),
+)
+"""Seconds, a number, and milliseconds: after about eleven seconds of silence it is over."""
 _TEXT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>\d{1,5})")
 
 
@@ -71,12 +79,24 @@ def listen_at(endpoint: Endpoint) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     try:
-        return socket.create_server(endpoint, family=family, backlog=_BACKLOG)
+        listener = socket.create_server(endpoint, family=family, backlog=_BACKLOG)
     except OSError as error:
         raise StartError(
             f"nothing can listen at {endpoint}: {error}; choose another with --host and --port, "
             "or port 0 for any that is free"
         ) from error
+    notice_silence(listener)  # what it accepts inherits it
+    return listener
+
+
+def notice_silence(sock: socket.socket) -> None:
+    """Have a TCP connection end when the other end's machine is gone, which says no goodbye.
+
+    Nothing is asked of the other process: one that is only slow is not taken for dead.
+    """
+    for name, level, value in _KEEPALIVE:
+        if hasattr(socket, name):  # not every system has them all
+            sock.setsockopt(level, getattr(socket, name), value)
 
 
 def endpoint_of(listener: socket.socket) -> Endpoint:

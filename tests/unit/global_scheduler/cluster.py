@@ -106,8 +106,10 @@ class Cluster:
         self.tell(events.NodeLost(NodeNumber(number)))
 
     def beat(self, number: int, *, queued: int = 0, seconds: float = 0.0, **free: float) -> None:
-        message = wire.Heartbeat(number, units(**free), queued, seconds, 0)
-        self.tell(events.LoadReported(NodeNumber(number), message))
+        self.tell_load(wire.Heartbeat(number, units(**free), queued, seconds, 0))
+
+    def tell_load(self, message: wire.Heartbeat) -> None:
+        self.tell(events.LoadReported(NodeNumber(message.node), message))
 
     def after(self, seconds: float) -> None:
         self.now += seconds
