@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from raydask.errors import StartError, UsageError
@@ -10,6 +12,7 @@ from raydask.wire.endpoint import (
     endpoint_of,
     listen_at,
     looks_like_endpoint,
+    notice_silence,
     parse_endpoint,
 )
 
@@ -100,3 +103,13 @@ def test_a_listener_says_with_which_options_another_is_chosen() -> None:
         pytest.raises(StartError, match="choose another with --host and --link-port"),
     ):
         listen_at(endpoint_of(listener), "--host and --link-port")
+
+
+def test_a_connection_whose_other_end_vanished_does_not_stay() -> None:
+    listener = listen_at(Endpoint("127.0.0.1", 0))
+    with listener, socket.create_connection(endpoint_of(listener)) as client:
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        notice_silence(client)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
