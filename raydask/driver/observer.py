@@ -31,6 +31,7 @@ from raydask.wire.tls import client_tls
 T = TypeVar("T")
 
 _ANSWER_SECONDS = 60.0
+_CLOSE_SECONDS = 1.0
 
 
 def ask_node(folder: str, operation: str, payload: object, result: type[T]) -> T:
@@ -98,12 +99,14 @@ def ask_cluster(
 
 async def _exchange(endpoint: Endpoint, secret: str, request: Request) -> Reply:
     answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    lost = asyncio.Event()
 
     def on_message(protocol: FrameProtocol, message: object) -> None:
         if isinstance(message, Reply) and not answered.done():
             answered.set_result(message)
 
     def on_lost(protocol: FrameProtocol, error: BaseException | None) -> None:
+        lost.set()
         if not answered.done():
             answered.set_exception(ConnectionError(f"it went away: {error}"))
 
@@ -117,6 +120,8 @@ async def _exchange(endpoint: Endpoint, secret: str, request: Request) -> Reply:
         return await asyncio.wait_for(answered, _ANSWER_SECONDS)
     finally:
         protocol.close()
+        # With TLS both ends say goodbye; a loop that ends before leaves the socket open.
+        await asyncio.wait([asyncio.ensure_future(lost.wait())], timeout=_CLOSE_SECONDS)
 
 
 def _await_reply(connection: BlockingConnection) -> Reply:

@@ -180,7 +180,14 @@ def control_store(
     options: SessionOptions, urls: list[str], secret: str, member: Membership | None
 ) -> RedisStore:
     """Return the control state's store, not started, of this session or at the cluster's head."""
-    return RedisStore(urls, password=secret)
+    if member is None:
+        return RedisStore(urls, password=secret)
+    from raydask.control.through_head import shards_through_head
+    from raydask.wire.endpoint import parse_endpoint
+    from raydask.wire.tls import client_tls
+
+    head = parse_endpoint(options.head)
+    return RedisStore(shards_through_head(head, secret, member.shards, client_tls(options.config)))
 
 
 async def _serve(
