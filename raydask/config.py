@@ -59,6 +59,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         empty: each worker imports what its tasks do.  On Linux only.
     start_timeout : float
         Seconds within which a session must be up, and what is imported for a job's workers.
+    head_seconds : float
+        How long a node that has joined a cluster does without its head before it ends.
     infeasible_seconds : float
         How long a task that no node could run waits for one that can, before it fails.
     tls_certificate, tls_key, tls_authority : str
@@ -98,6 +100,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     idle_worker_seconds: float = 5.0
     preload: str = "numpy,pandas,pyarrow,scipy,dask"
     start_timeout: float = 30.0
+    head_seconds: float = 60.0
     infeasible_seconds: float = 30.0
     tls_certificate: str = ""
     tls_key: str = ""
@@ -131,12 +134,21 @@ class SessionOptions(msgspec.Struct, kw_only=True):
         Bytes; None: a share of the memory.
     num_redis_shards : int
     config : Config
+    labels : dict of str to str
+        Of the node, for people and for placing.
     detached : bool
         Whether the session stays when whoever starts it ends.
+    by_command : bool
+        Whether `raydask start` began it, and `raydask stop` may end it; else a program did.
+    head : str
+        HOST:PORT at which the cluster that the node joins is reached; empty: it joins none, and
+        has Redis and a global scheduler of its own.
     host : str
-        Where the global scheduler listens; empty: on no network.
+        Where it listens.  Empty: on no network; with a `head`, at the address that faces it.
     port : int
-        0: any that is free.
+        Of the global scheduler; 0: any that is free.
+    link_port, data_port : int
+        At which other nodes reach this one, for messages and for objects; 0: any that is free.
     secret : str
         Empty: one is made.
     """
@@ -148,9 +160,14 @@ class SessionOptions(msgspec.Struct, kw_only=True):
     object_store_memory: int | None
     num_redis_shards: int
     config: Config
+    labels: dict[str, str] = {}
     detached: bool = False
+    by_command: bool = False
+    head: str = ""
     host: str = ""
     port: int = 0
+    link_port: int = 0
+    data_port: int = 0
     secret: str = ""
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
@@ -34,6 +34,30 @@ CONNECTION_FAILURES = (OSError, hiredis.ProtocolError)
 
 DEFAULT_PORT = 6379
 _RECEIVE_BYTES = 1 << 16
+
+
+class Address(Protocol):
+    """A Redis server, and how to log in; the text is for people, without the password."""
+
+    @property
+    def user(self) -> str:
+        """Empty for none."""
+
+    @property
+    def password(self) -> str:
+        """Empty for none."""
+
+    @property
+    def database(self) -> int:
+        """The number of the database."""
+
+    def connect(self, timeout: float) -> socket.socket:
+        """Return a new connection, on which a read or write may take so many seconds.
+
+        Raises
+        ------
+        OSError
+        """
 
 
 class RedisAddress(NamedTuple):
@@ -67,6 +91,30 @@ class RedisAddress(NamedTuple):
         if self.path:
             return f"unix://{self.path}"
         return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.database}"
+
+    def connect(self, timeout: float) -> socket.socket:
+        """See `Address`."""
+        if self.path:
+            unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                unix.settimeout(timeout)
+                unix.connect(self.path)
+            except BaseException:
+                unix.close()
+                raise
+            return unix
+        tcp = socket.create_connection((self.host, self.port), timeout)
+        try:
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not self.tls:
+                return tcp
+            import ssl  # 7 ms and 3 MB that only TLS needs
+
+            context = ssl.create_default_context(cafile=self.authority or None)
+            return context.wrap_socket(tcp, server_hostname=self.host)
+        except BaseException:
+            tcp.close()
+            raise
 
 
 def parse_url(url: str, password: str = "") -> RedisAddress:
@@ -115,12 +163,12 @@ class RedisConnection:
 
     Parameters
     ----------
-    address : RedisAddress
+    address : Address
     timeout : float
         Seconds that one read or write on the socket may take.
     """
 
-    def __init__(self, address: RedisAddress, timeout: float) -> None:
+    def __init__(self, address: Address, timeout: float) -> None:
         self.address = address
         self._timeout = timeout
         self._socket: socket.socket | None = None
@@ -159,7 +207,7 @@ class RedisConnection:
 
     def _connect(self) -> None:
         address = self.address
-        self._socket = self._open_socket()
+        self._socket = address.connect(self._timeout)
         self._reader = hiredis.Reader()
         login: list[Command] = []
         if address.password:
@@ -176,30 +224,6 @@ class RedisConnection:
             self.close()
             raise
         self.times_connected += 1
-
-    def _open_socket(self) -> socket.socket:
-        address = self.address
-        if address.path:
-            unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                unix.settimeout(self._timeout)
-                unix.connect(address.path)
-            except BaseException:
-                unix.close()
-                raise
-            return unix
-        tcp = socket.create_connection((address.host, address.port), self._timeout)
-        try:
-            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if not address.tls:
-                return tcp
-            import ssl  # 7 ms and 3 MB that only TLS needs
-
-            context = ssl.create_default_context(cafile=address.authority or None)
-            return context.wrap_socket(tcp, server_hostname=address.host)
-        except BaseException:
-            tcp.close()
-            raise
 
 
 def _pack(commands: Sequence[Command]) -> bytes:

@@ -29,6 +29,7 @@ import hiredis
 
 from raydask.control.redis_connection import (
     CONNECTION_FAILURES,
+    Address,
     Command,
     RedisConnection,
     Reply,
@@ -66,7 +67,7 @@ class RedisStore:
 
     Parameters
     ----------
-    urls : sequence of str
+    urls : sequence of str or Address
         One a shard, in the order of their numbers; see ``redis_connection.parse_url``.
     password : str
         For the URLs that have none.
@@ -79,7 +80,7 @@ class RedisStore:
 
     def __init__(
         self,
-        urls: Sequence[str],
+        urls: Sequence[str | Address],
         *,
         password: str = "",
         timeout: float = 10.0,
@@ -87,7 +88,10 @@ class RedisStore:
     ) -> None:
         if not urls:
             raise UsageError("a control store needs the URL of at least one Redis server")
-        self._connections = [RedisConnection(parse_url(url, password), timeout) for url in urls]
+        self._connections = [
+            RedisConnection(parse_url(url, password) if isinstance(url, str) else url, timeout)
+            for url in urls
+        ]
         self._attempts = attempts
         self._lock = threading.Lock()
         self._closed = threading.Event()

@@ -27,6 +27,7 @@ from raydask.ids import ActorID, FunctionID, NodeNumber, ObjectID, TaskID
 SCHEMA_VERSION = 1
 
 SCHEMA_KEY = "raydask:schema"
+CLUSTER_KEY = "raydask:cluster"
 EVENTS_KEY = "events"
 
 TASK_PREFIX = "task:"
@@ -141,6 +142,14 @@ TABLES: tuple[Table, ...] = (
         readers="every process, when it opens the store",
         deleted="never",
         crash="nothing: it is written once, before anything else",
+    ),
+    Table(
+        keys="raydask:cluster",
+        value="the cluster's identity, random hexadecimal digits",
+        writer="the first global scheduler",
+        readers="every global scheduler, which tells it to the nodes",
+        deleted="never",
+        crash="nothing: it is whole or absent",
     ),
     Table(
         keys="task:<task id>",

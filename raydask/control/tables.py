@@ -81,6 +81,8 @@ class NodeEntry(msgspec.Struct, omit_defaults=True):
     started, died : float
         Seconds since 1970; 0 for not yet.
     death_cause : str
+    head : bool
+        Whether it is the node of the global scheduler's own machine.
     """
 
     number: int
@@ -94,6 +96,7 @@ class NodeEntry(msgspec.Struct, omit_defaults=True):
     started: float = 0.0
     died: float = 0.0
     death_cause: str = ""
+    head: bool = False
 
 
 class ActorOptionsEntry(msgspec.Struct, omit_defaults=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry
 from raydask.ids import ActorID, NodeNumber
-from raydask.wire.messages import ActorState, Heartbeat, PassedUp, RegisterNode
+from raydask.wire.messages import ActorState, Heartbeat, PassedUp, RegisterNode, ShapeDemand
 
 
 class EntriesReread(msgspec.Struct, frozen=True, gc=False):
@@ -21,10 +21,14 @@ class EntriesReread(msgspec.Struct, frozen=True, gc=False):
 
 
 class NodeRegistered(msgspec.Struct, frozen=True, gc=False):
-    """A node has joined, or has come back on a new connection."""
+    """A node has joined, or has come back on a new connection.
+
+    ``head`` says that it is the node of the global scheduler's own machine.
+    """
 
     node: NodeNumber
     message: RegisterNode
+    head: bool = False
 
 
 class LoadReported(msgspec.Struct, frozen=True, gc=False):
@@ -38,6 +42,21 @@ class NodeLost(msgspec.Struct, frozen=True, gc=False):
     """A node's connection has ended."""
 
     node: NodeNumber
+
+
+class NodeComplained(msgspec.Struct, frozen=True, gc=False):
+    """A node cannot reach another."""
+
+    node: NodeNumber
+    about: NodeNumber
+    cause: str
+
+
+class DemandsStated(msgspec.Struct, frozen=True, gc=False):
+    """A node says what it would have others run; see ``messages.Demands``."""
+
+    node: NodeNumber
+    demands: list[ShapeDemand]
 
 
 class TasksPassedUp(msgspec.Struct, frozen=True, gc=False):
@@ -102,6 +121,8 @@ Event = (
     | NodeRegistered
     | LoadReported
     | NodeLost
+    | NodeComplained
+    | DemandsStated
     | TasksPassedUp
     | ActorRequested
     | ActorReported

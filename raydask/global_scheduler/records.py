@@ -36,13 +36,17 @@ class NodeRecord:
     queue_seconds : float
     reported : Heartbeat
         The last one, as it came.
+    link, data : str
+        Where other nodes connect to it; empty where they cannot.
     lost_at : float or None
         When the connection ended; None while there is one.
     """
 
     __slots__ = (
         "available",
+        "data",
         "entry",
+        "link",
         "lost_at",
         "number",
         "queue_seconds",
@@ -59,6 +63,8 @@ class NodeRecord:
         self.queued = 0
         self.queue_seconds = 0.0
         self.reported = Heartbeat(entry.number, {}, 0, 0.0, 0)
+        self.link = ""
+        self.data = ""
         self.lost_at: float | None = None
 
     def document(self) -> bytes:

@@ -3,6 +3,10 @@
 One asyncio loop.  Messages become events for the core; its messages go out in one write for
 each connection and turn.  Where the core asks that something be in the control state
 first, everything of the turn that follows waits for one write of it all.
+
+Who connects to the unix socket is on this machine, and if it is a node, the head's.  All
+other nodes come over the network; a machine that is to be a node asks for its number first,
+and has further connections through which it reaches Redis (``redis_pipes``).
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,11 +31,14 @@ from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decod
 from raydask.control.write_behind import WriteBehind
 from raydask.errors import ClusterUnavailableError, InternalError, UsageError
 from raydask.global_scheduler import events
-from raydask.global_scheduler.actions import Action, Send
+from raydask.global_scheduler.actions import Action, Disconnect, Persist, Send, WakeAfter
+from raydask.global_scheduler.joining import answer_to, cluster_identity
+from raydask.global_scheduler.redis_pipes import RedisPipes
 from raydask.global_scheduler.state import GlobalScheduler, Journals
 from raydask.ids import NodeNumber
 from raydask.serialization import serialize_error
 from raydask.wire import messages as wire
+from raydask.wire.framing import encode
 from raydask.wire.guard import Strangers, guarded_by
 from raydask.wire.handshake import refusal_of
 from raydask.wire.loop_connection import FrameProtocol
@@ -57,6 +64,12 @@ class GlobalSchedulerServer:
     core : GlobalScheduler
     writer : WriteBehind
         Whose tables the core's journals are; started, and closed by whoever made it.
+    store : ControlStore
+        Started; nodes get their numbers from it.
+    cluster : str
+        The cluster's identity.
+    urls : sequence of str
+        Of the Redis servers, in the order of their shards.
     clock : callable
         Seconds since 1970.
     """
@@ -65,10 +78,17 @@ class GlobalSchedulerServer:
         self,
         core: GlobalScheduler,
         writer: WriteBehind,
+        store: ControlStore,
+        cluster: str,
+        urls: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._core = core
         self._writer = writer
+        self._store = store
+        self._cluster = cluster
+        self._pipes = RedisPipes(urls)
+        self._joining: set[asyncio.Task[None]] = set()
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.AbstractServer | None = None
@@ -76,8 +96,10 @@ class GlobalSchedulerServer:
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._nodes: dict[NodeNumber, FrameProtocol] = {}
         self._connections: set[FrameProtocol] = set()
-        self._held: list[Send] = []
+        self._held: list[Send | Disconnect] = []
         self._holding = False
+        self._encoded: tuple[object, bytes] = (None, b"")
+        """What was sent last, for much goes to all nodes."""
         self._strangers = Strangers()
         self._network: asyncio.AbstractServer | None = None
 
@@ -88,7 +110,9 @@ class GlobalSchedulerServer:
         remove_socket(path)
         before = os.umask(0o177)
         try:
-            self._listener = await self._loop.create_unix_server(self._make_protocol, path)
+            self._listener = await self._loop.create_unix_server(
+                lambda: self._make_protocol(from_network=False), path
+            )
         finally:
             os.umask(before)
         self._tick()
@@ -97,7 +121,7 @@ class GlobalSchedulerServer:
     async def listen(self, listener: socket.socket, secret: str, config: Config) -> None:
         """Listen on a network too, to those who know the secret."""
         assert self._loop is not None
-        make = guarded_by(secret, self._make_protocol, self._strangers)
+        make = guarded_by(secret, lambda: self._make_protocol(from_network=True), self._strangers)
         tls = server_tls(config)
         self._network = await self._loop.create_server(make, sock=listener, ssl=tls)
 
@@ -106,6 +130,9 @@ class GlobalSchedulerServer:
         if self._network is not None:
             self._network.close()
         self._strangers.close()
+        self._pipes.close()
+        for task in self._joining:
+            task.cancel()
         for timer in self._timers.values():
             timer.cancel()
         if self._listener is not None:
@@ -121,15 +148,17 @@ class GlobalSchedulerServer:
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
-            if not isinstance(action, Send):
+            if isinstance(action, Persist):
                 # One write for all that this turn brings: what follows is held until then.
                 if not self._holding and self._loop is not None:
                     self._holding = True
                     self._loop.call_soon(self._persist)
+            elif isinstance(action, WakeAfter):
+                self._call_later(action.seconds, self._wake)
             elif self._holding:
                 self._held.append(action)
             else:
-                self._send(action)
+                self._do(action)
 
     def _persist(self) -> None:
         try:
@@ -141,12 +170,19 @@ class GlobalSchedulerServer:
         held, self._held = self._held, []
         self._holding = False
         for action in held:
-            self._send(action)
+            self._do(action)
 
-    def _send(self, action: Send) -> None:
+    def _do(self, action: Send | Disconnect) -> None:
         protocol = self._nodes.get(action.node)
-        if protocol is not None:
-            protocol.send(action.message)
+        if protocol is None:
+            return
+        if isinstance(action, Disconnect):
+            del self._nodes[action.node]
+            protocol.close()
+            return
+        if self._encoded[0] is not action.message:
+            self._encoded = (action.message, encode(action.message))
+        protocol.send_frame(self._encoded[1])
 
     # --- time -------------------------------------------------------------------------------
 
@@ -154,34 +190,71 @@ class GlobalSchedulerServer:
         self.handle(events.ClockTicked())
         self._call_later(_TICK_SECONDS, self._tick)
 
+    def _wake(self) -> None:
+        self.handle(events.ClockTicked())
+
     def _write_behind(self) -> None:
         self._call_later(self._writer.tick(), self._write_behind)
 
     def _call_later(self, seconds: float, call: Callable[[], None]) -> None:
         assert self._loop is not None
+        before = self._timers.get(call)
+        if before is not None:
+            before.cancel()
         self._timers[call] = self._loop.call_later(seconds, call)
 
     # --- connections ------------------------------------------------------------------------
 
-    def _make_protocol(self) -> FrameProtocol:
-        protocol = FrameProtocol(self._on_first_message, self._on_lost)
+    def _make_protocol(self, *, from_network: bool) -> FrameProtocol:
+        protocol = FrameProtocol(
+            lambda protocol, message: self._on_first_message(protocol, message, from_network),
+            self._on_lost,
+        )
         self._connections.add(protocol)
         return protocol
 
-    def _on_first_message(self, protocol: FrameProtocol, message: Any) -> None:
-        if isinstance(message, wire.Hello) and message.role == "observer":
+    def _on_first_message(self, protocol: FrameProtocol, message: Any, from_network: bool) -> None:
+        if isinstance(message, wire.RegisterNode):
+            self._register(protocol, message, head=not from_network)
+        elif isinstance(message, wire.JoinCluster):
+            protocol.on_message = self._refuse
+            task = asyncio.get_running_loop().create_task(self._admit(protocol, message))
+            self._joining.add(task)
+            task.add_done_callback(self._joining.discard)
+        elif isinstance(message, wire.Hello) and message.role == "observer":
             self._observe(protocol, message)
-            return
-        if not isinstance(message, wire.RegisterNode):
+        elif isinstance(message, wire.Hello) and message.role == "control" and from_network:
+            if self._pipes.join(protocol, message.process):
+                self._connections.discard(protocol)
+            else:
+                _log.error("a connection is closed: there is no shard %d", message.process)
+                protocol.close()
+        else:
             self._refuse(protocol, message)
-            return
+
+    async def _admit(self, protocol: FrameProtocol, message: wire.JoinCluster) -> None:
+        """Answer a machine that wants to be a node; in a thread, for Redis may take its time."""
+        answer = await asyncio.get_running_loop().run_in_executor(
+            None, answer_to, message, self._store, self._cluster, self._pipes.shards
+        )
+        protocol.send(answer)
+        protocol.close()
+
+    def _register(self, protocol: FrameProtocol, message: wire.RegisterNode, head: bool) -> None:
         node = NodeNumber(message.node)
+        refusal = self._core.refusal_of(message, head)
+        if refusal:
+            _log.warning("node %d may not register: %s", node, refusal)
+            protocol.send(wire.NodesDied([(int(node), refusal)]))
+            protocol.on_message = lambda protocol, later: None
+            protocol.close()
+            return
         before = self._nodes.get(node)
         self._nodes[node] = protocol
         if before is not None:
             before.close()
         protocol.on_message = lambda _, later: self._on_message(protocol, node, later)
-        self.handle(events.NodeRegistered(node, message))
+        self.handle(events.NodeRegistered(node, message, head))
 
     def _observe(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
         refusal = refusal_of(hello)
@@ -232,6 +305,14 @@ def _on_heartbeat(node: NodeNumber, message: wire.Heartbeat) -> events.Event:
     return events.LoadReported(node, message)
 
 
+def _on_unreachable(node: NodeNumber, message: wire.NodeUnreachable) -> events.Event:
+    return events.NodeComplained(node, NodeNumber(message.node), message.cause)
+
+
+def _on_demands(node: NodeNumber, message: wire.Demands) -> events.Event:
+    return events.DemandsStated(node, message.demands)
+
+
 def _on_pass_up(node: NodeNumber, message: wire.PassUp) -> events.Event:
     return events.TasksPassedUp(node, message.tasks)
 
@@ -267,6 +348,8 @@ def _on_find_actor(node: NodeNumber, message: wire.FindActor) -> events.Event:
 
 _EVENTS: dict[type, Callable[[NodeNumber, Any], events.Event]] = {
     wire.Heartbeat: _on_heartbeat,
+    wire.NodeUnreachable: _on_unreachable,
+    wire.Demands: _on_demands,
     wire.PassUp: _on_pass_up,
     wire.CreateActor: _on_create_actor,
     wire.ActorChanged: _on_actor_changed,
@@ -350,10 +433,10 @@ def run_global_scheduler(
     """
     parent = os.getppid()
     store = RedisStore(urls, password=secret)
-    entries = _reread_when_reachable(store)
+    entries, cluster = _reread_when_reachable(store)
     writer = WriteBehind(store, config.control_window)
-    core = GlobalScheduler(journals_of(writer))
-    server = GlobalSchedulerServer(core, writer)
+    core = GlobalScheduler(journals_of(writer), cluster)
+    server = GlobalSchedulerServer(core, writer, store, cluster, urls)
     writer.start()
     server.handle(entries)
     try:
@@ -368,11 +451,12 @@ def run_global_scheduler(
         store.close()
 
 
-def _reread_when_reachable(store: RedisStore) -> events.EntriesReread:
+def _reread_when_reachable(store: RedisStore) -> tuple[events.EntriesReread, str]:
+    """Return what an earlier global scheduler left, and the cluster's identity."""
     while True:
         try:
             store.start()
-            return reread(store)
+            return reread(store), cluster_identity(store)
         except ControlStoreUnavailableError as error:
             _log.warning("waiting for the control state: %s", error)
             time.sleep(_RETRY_SECONDS)

@@ -2,15 +2,21 @@
 
 A node's life here::
 
-    (registers) --> connected --(connection ends)--> awaited --(5 s)--> DEAD, and forgotten
-                        ^                               |
-                        +---------(registers)-----------+
+    (registers) --> connected --(connection ends)--> awaited --(5 s)--> DEAD
+                        ^  |                            |                 ^
+                        |  |                            |                 |
+                        +--+--------(registers)---------+                 |
+                           +--(lost by another node, and has to go)-------+
 
 After a restart every node that the control state calls ALIVE is awaited.  An awaited node is
 given nothing new, but what it alone could run waits for it and is not called infeasible.
 
 Invariants
 ----------
+- What is dead stays dead: all nodes are told, and one that comes back all the same is told so
+  of itself (`GlobalScheduler.refusal_of`).  The head's node is awaited for ever: where it
+  ends, the whole session does.
+- A node is in the control state before other nodes are told where it is.
 - A node is the authority on its actors.  That one is dead because its node is, is a
   guess; a node that comes back with the actor corrects it.
 - What could not be placed is tried again whenever a node registers.  Requests can be
@@ -26,8 +32,10 @@ from typing import Any, NamedTuple
 from raydask.control.tables import ActorEntry, NodeEntry
 from raydask.control.tables import ActorState as ActorStateName
 from raydask.global_scheduler import events
-from raydask.global_scheduler.actions import Action, Persist, Send
+from raydask.global_scheduler.actions import Action, Disconnect, Persist, Send, WakeAfter
+from raydask.global_scheduler.leases import Lessor
 from raydask.global_scheduler.names import NameTable
+from raydask.global_scheduler.partings import Partings
 from raydask.global_scheduler.policy import (
     best_node,
     describe_infeasible,
@@ -44,13 +52,21 @@ from raydask.wire.messages import (
     ActorState,
     ClusterView,
     Infeasible,
+    Leases,
+    NodesAppeared,
+    NodesDied,
     Placed,
+    RegisterNode,
 )
 from raydask.wire.status import NodeStatus
 
 NODE_GRACE_SECONDS = 5.0
 VIEW_SECONDS = 0.5
+VIEW_NODES = 32
+"""With more nodes views are rarer in proportion: each tells everybody about everybody."""
 DEAD_ACTORS_KEPT = 1000
+_EARLY_SECONDS = 0.002
+"""By so much a timer may be early."""
 
 _STATE_NAMES: dict[ActorState, ActorStateName] = {
     ActorState.PENDING: "PENDING",
@@ -89,12 +105,20 @@ class GlobalScheduler:
     Parameters
     ----------
     journals : Journals
+    cluster : str
+        The cluster's identity.
     """
 
-    def __init__(self, journals: Journals) -> None:
+    def __init__(self, journals: Journals, cluster: str = "") -> None:
+        self._cluster = cluster
         self._node_journal = journals.nodes
         self._actor_journal = journals.actors
         self._nodes: dict[NodeNumber, NodeRecord] = {}
+        self._buried: dict[NodeNumber, str] = {}
+        """Nodes that are dead, and why."""
+        self._partings = Partings()
+        self._lessor = Lessor()
+        self._wakes_at = float("-inf")
         self._actors: dict[ActorID, ActorRecord] = {}
         self._dead: dict[ActorID, ActorRecord] = {}
         self._names = NameTable(journals.names)
@@ -108,6 +132,8 @@ class GlobalScheduler:
             events.NodeRegistered: self._on_registered,
             events.LoadReported: self._on_load,
             events.NodeLost: self._on_lost,
+            events.NodeComplained: self._on_complained,
+            events.DemandsStated: self._on_demands,
             events.TasksPassedUp: self._on_passed_up,
             events.ActorRequested: self._on_actor_requested,
             events.ActorReported: self._on_actor_reported,
@@ -127,11 +153,9 @@ class GlobalScheduler:
         """
         self._now = now
         self._handlers[type(event)](event)
-        if self._view_changed and not 0 <= now - self._viewed_at < VIEW_SECONDS:
-            self._view_changed = False
-            self._viewed_at = now
-            view = self._view()
-            self._actions += [Send(node.number, view) for node in self._connected()]
+        if self._view_changed:
+            self._show_view()
+        self._divide()
         actions, self._actions = self._actions, []
         return actions
 
@@ -139,7 +163,9 @@ class GlobalScheduler:
 
     def _on_reread(self, event: events.EntriesReread) -> None:
         for entry in event.nodes:
-            if entry.state == "ALIVE":
+            if entry.state == "DEAD":
+                self._buried[NodeNumber(entry.number)] = entry.death_cause
+            else:
                 total = {
                     name: round(amount * RESOURCE_UNIT) for name, amount in entry.resources.items()
                 }
@@ -163,6 +189,12 @@ class GlobalScheduler:
 
     # --- nodes ------------------------------------------------------------------------------
 
+    def refusal_of(self, message: RegisterNode, head: bool) -> str:
+        """Return why a node that wants to register must end instead; empty if it may."""
+        if message.cluster and message.cluster != self._cluster:
+            return f"it is part of cluster {message.cluster}, and this is {self._cluster}"
+        return "" if head else self._buried.get(NodeNumber(message.node), "")
+
     def _on_registered(self, event: events.NodeRegistered) -> None:
         message = event.message
         known = self._nodes.get(event.node)
@@ -176,13 +208,38 @@ class GlobalScheduler:
             labels=message.labels,
             object_store_bytes=message.object_store_memory,
             started=known.entry.started if known is not None else self._now,
+            head=event.head,
         )
+        if event.head:
+            # One that an earlier session on the same control state had is its head no more.
+            for other in self._nodes.values():
+                other.entry.head = False
         node = self._nodes[event.node] = NodeRecord(entry, message.resources)
+        node.link, node.data = message.link, message.data
+        self._buried.pop(event.node, None)
+        self._lessor.add_node(node.number, node.total)
         self._node_journal.put(node.number, node)
         self._reconcile(node.number, set(message.actors))
         self._view_changed = True
         self._place(list(self._unplaced.values()))
         self._actions.append(Send(node.number, self._view()))
+        self._introduce(node, known)
+
+    def _introduce(self, node: NodeRecord, known: NodeRecord | None) -> None:
+        """Tell a node of all others, and the others of it."""
+        others = [other for other in self._nodes.values() if other is not node]
+        linked = [(int(other.number), other.link, other.data) for other in others if other.link]
+        if linked:
+            self._actions.append(Send(node.number, NodesAppeared(linked)))
+        if self._buried:
+            dead = [(int(number), cause) for number, cause in self._buried.items()]
+            self._actions.append(Send(node.number, NodesDied(dead)))
+        if node.link and (known is None or (known.link, known.data) != (node.link, node.data)):
+            self._actions.append(Persist())
+            news = NodesAppeared([(int(node.number), node.link, node.data)])
+            self._actions += [
+                Send(other.number, news) for other in self._connected() if other is not node
+            ]
 
     def _reconcile(self, number: NodeNumber, running: set[ActorID]) -> None:
         """Compare what is known of a node's actors with what the node says."""
@@ -205,35 +262,62 @@ class GlobalScheduler:
         node.available = dict(message.available)
         node.queued = message.queued
         node.queue_seconds = message.queue_seconds
+        self._lessor.report(node.number, message.available, message.lent)
 
     def _on_lost(self, event: events.NodeLost) -> None:
         node = self._nodes.get(event.node)
         if node is not None:
             node.lost_at = self._now
             self._view_changed = True
+            self._lessor.await_node(node.number)
+
+    def _on_complained(self, event: events.NodeComplained) -> None:
+        cause = self._buried.get(event.about)
+        if cause is not None:
+            self._actions.append(Send(event.node, NodesDied([(int(event.about), cause)])))
+        elif event.node in self._nodes:
+            self._partings.complain(event.node, event.about, event.cause, self._now)
 
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._names.lapse(self._now)
+        cause = f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
         due = [
-            node
+            (node.number, cause)
             for node in self._nodes.values()
-            if node.lost_at is not None and self._now - node.lost_at >= NODE_GRACE_SECONDS
+            if node.lost_at is not None
+            and not node.entry.head
+            and self._now - node.lost_at >= NODE_GRACE_SECONDS
         ]
-        for node in due:
-            self._bury(node)
+        for number, _ in due:
+            self._partings.forget(number)
+        head = next((node.number for node in self._nodes.values() if node.entry.head), None)
+        connected = {node.number for node in self._connected()}
+        due += self._partings.decide(self._now, head=head, connected=connected)
+        for number, cause in due:
+            self._declare_dead(number, cause)
         if due:
             # What waited for a node that is now dead may have become infeasible.
             self._place(list(self._unplaced.values()))
 
-    def _bury(self, node: NodeRecord) -> None:
+    def _declare_dead(self, number: NodeNumber, cause: str) -> None:
+        """Tell all nodes, the dead one too, that it is dead."""
+        news = NodesDied([(int(number), cause)])
+        self._actions += [Send(node.number, news) for node in self._connected()]
+        self._buried[number] = cause
+        self._lessor.remove_node(number)
+        node = self._nodes.get(number)
+        if node is not None:  # it may never have come to this global scheduler
+            self._actions.append(Disconnect(number))
+            self._bury(node, cause)
+
+    def _bury(self, node: NodeRecord, cause: str) -> None:
         """Note that a node is dead, and what lived there with it."""
         del self._nodes[node.number]
+        self._view_changed = True
         entry = node.entry
         entry.state = "DEAD"
         entry.died = self._now
-        entry.death_cause = (
-            f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
-        )
+        entry.death_cause = cause
         self._node_journal.put(node.number, node)
         for identifier, item in list(self._unplaced.items()):
             if item.node == node.number:
@@ -245,6 +329,16 @@ class GlobalScheduler:
 
     def _connected(self) -> list[NodeRecord]:
         return [node for node in self._nodes.values() if node.lost_at is None]
+
+    def _show_view(self) -> None:
+        """Show everybody all nodes, unless that has been done just now."""
+        connected = self._connected()
+        pause = VIEW_SECONDS * max(1.0, len(connected) / VIEW_NODES)
+        if not 0 <= self._now - self._viewed_at < pause:
+            self._view_changed = False
+            self._viewed_at = self._now
+            view = self._view()
+            self._actions += [Send(node.number, view) for node in connected]
 
     def _view(self) -> ClusterView:
         return ClusterView(
@@ -276,6 +370,23 @@ class GlobalScheduler:
             for node in sorted(self._nodes.values(), key=lambda node: node.number)
         ]
 
+    # --- leases -----------------------------------------------------------------------------
+
+    def _on_demands(self, event: events.DemandsStated) -> None:
+        self._lessor.demand(event.node, event.demands)
+
+    def _divide(self) -> None:
+        """Divide what nodes can spare, if it is time to; else have this called in time."""
+        wait = self._lessor.due_in(self._now)
+        if wait is None:
+            return
+        if self._lessor.due(self._now):
+            for home, leases in self._lessor.divide(self._now).items():
+                self._actions.append(Send(home, Leases(leases)))
+        elif not self._now < self._wakes_at - _EARLY_SECONDS <= self._now + wait:
+            self._wakes_at = self._now + wait
+            self._actions.append(WakeAfter(wait))
+
     # --- places -----------------------------------------------------------------------------
 
     def _on_passed_up(self, event: events.TasksPassedUp) -> None:
@@ -299,6 +410,7 @@ class GlobalScheduler:
             if target is not None:
                 del self._unplaced[item.identifier]
                 note_placement(target, item.wanted)
+                self._lessor.report(target.number, target.available, target.reported.lent)
                 if item.is_actor:
                     self._place_actor(ActorID(item.identifier), item.node, target.number)
                 else:

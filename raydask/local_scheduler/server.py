@@ -11,8 +11,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from raydask.config import Config, shared_packages
@@ -73,6 +74,11 @@ class NodeIdentity(NamedTuple):
     gpus : list of int
     is_detached : bool
         Whether the session has no driver of its own, whose end it ends with.
+    labels : mapping of str to str
+    link, data : str
+        Where other nodes connect to this one, as in ``RegisterNode``.
+    cluster : str
+        The identity of the cluster that the node has joined; empty at its head.
     """
 
     number: int
@@ -81,6 +87,10 @@ class NodeIdentity(NamedTuple):
     arena_size: int
     gpus: list[int]
     is_detached: bool = False
+    labels: Mapping[str, str] = MappingProxyType({})
+    link: str = ""
+    data: str = ""
+    cluster: str = ""
 
 
 class Peer:
@@ -239,9 +249,12 @@ class NodeServer:
                 self.identity.session,
                 os.uname().nodename,
                 self.core.pool.resources.total,
-                {},
+                dict(self.identity.labels),
                 self.identity.arena_size,
                 self.core.actors.living,
+                self.identity.link,
+                self.identity.data,
+                self.identity.cluster,
             )
         )
         self.handle(events.GlobalSchedulerCame())
@@ -545,5 +558,9 @@ class NodeServer:
             self.handle(events.TasksPlaced(message.placements))
         elif isinstance(message, wire.Infeasible):
             self.handle(events.TasksFoundInfeasible(message.task_ids, message.detail))
+        elif isinstance(message, wire.NodesDied):
+            for node, cause in message.nodes:
+                if node == self.identity.number:
+                    self.workers.end_session(f"the cluster has given this node up: {cause}")
         else:
             self.desk.on_global_message(message)

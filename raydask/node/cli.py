@@ -6,24 +6,30 @@ error), 2 when it was asked for something that makes no sense.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import click
 import msgspec
 
 from raydask.driver import launcher
+from raydask.driver.observer import number_of_node
 from raydask.errors import RaydaskError
 from raydask.node.stopping import stop_sessions
 from raydask.util import cluster_status, memory_report
 from raydask.version import VERSION
-from raydask.wire.endpoint import Endpoint
+from raydask.wire.endpoint import parse_endpoint
 from raydask.wire.memory import Order
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+T = TypeVar("T")
+
+_PORT = click.IntRange(0, 65535)
 
 _at_address = click.option(
     "--address",
@@ -52,17 +58,25 @@ def main() -> None:
 @main.command()
 @click.option("--head", is_flag=True, help="Start the first node of a cluster, with its Redis.")
 @click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen at. One that other machines reach wants RAYDASK_SECRET to be set.",
+    "--address", metavar="HOST:PORT", help="Join the cluster whose head listens there, as a node."
 )
 @click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
+    "--host",
+    help="Address to listen at; default: 127.0.0.1 with --head, else the one that faces the head. "
+    "One that other machines reach wants RAYDASK_SECRET to be set.",
+)
+@click.option("--port", type=_PORT, help="Port at which a head listens; default: any that is free.")
+@click.option(
+    "--link-port",
+    type=_PORT,
     default=0,
-    show_default=True,
-    help="Port to listen at; 0: any that is free.",
+    help="Port for other nodes' messages; default: any that is free.",
+)
+@click.option(
+    "--data-port",
+    type=_PORT,
+    default=0,
+    help="Port for other nodes to fetch objects; default: any that is free.",
 )
 @click.option("--num-cpus", type=click.FloatRange(min=0), help="Default: those there are.")
 @click.option(
@@ -71,6 +85,7 @@ def main() -> None:
     help="Default: those that CUDA_VISIBLE_DEVICES names.",
 )
 @click.option("--resources", default="{}", help="Custom ones, as JSON: '{\"license\": 1}'.")
+@click.option("--labels", default="{}", help='Of the node, as JSON: \'{"rack": "7"}\'.')
 @click.option(
     "--object-store-memory",
     type=click.IntRange(min=0),
@@ -79,50 +94,103 @@ def main() -> None:
 @click.option(
     "--num-redis-shards",
     type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="How many Redis servers hold the control state.",
+    help="How many Redis servers hold the control state of a head; default: 1.",
 )
+@click.option("--block", is_flag=True, help="Stay until the node ends, and end it when ended.")
 def start(
     head: bool,
-    host: str,
-    port: int,
+    address: str | None,
+    host: str | None,
+    port: int | None,
+    link_port: int,
+    data_port: int,
     num_cpus: float | None,
     num_gpus: float | None,
     resources: str,
+    labels: str,
     object_store_memory: int | None,
-    num_redis_shards: int,
+    num_redis_shards: int | None,
+    block: bool,
 ) -> None:
-    """Start a session that stays until `raydask stop`, for any number of programs."""
-    if not head:
-        raise click.UsageError("say --head to start the first node of a cluster")
-    try:
-        amounts = msgspec.json.decode(resources, type=dict[str, float])
-    except msgspec.DecodeError as error:
-        raise click.BadParameter(
-            f"{resources!r} is not a JSON object of numbers: {error}", param_hint="--resources"
-        ) from error
+    """Start a node that stays until `raydask stop`: a cluster's first, or one more."""
+    if head == (address is not None):
+        raise click.UsageError(
+            "say --head to start the first node of a cluster, or --address HOST:PORT to add one"
+        )
+    if address is not None and (port is not None or num_redis_shards is not None):
+        raise click.UsageError("--port and --num-redis-shards are for a head")
+    amounts = _json_option("--resources", resources, dict[str, float], "numbers")
+    texts = _json_option("--labels", labels, dict[str, str], "texts")
     with _errors_shown():
+        network = launcher.Network(
+            None if address is None else parse_endpoint(address),
+            host or ("127.0.0.1" if head else ""),
+            port or 0,
+            link_port,
+            data_port,
+            detached=not block,
+            by_command=True,
+        )
         options = launcher.session_options(
             num_cpus,
             num_gpus,
             amounts,
             object_store_memory,
-            num_redis_shards,
-            listen=Endpoint(host, port),
+            num_redis_shards or 1,
+            labels=texts,
+            network=network,
         )
         supervised = launcher.Supervised(options)
         supervised.start()
-    supervised.let_go()
-    endpoint = launcher.endpoint_of_session(options.folder)
-    click.echo(f"raydask runs in {options.folder} and listens at {endpoint}")
+        _say_what_runs(options.folder, head)
+    if block:
+        _stay(supervised)
+    else:
+        supervised.let_go()
+
+
+def _json_option(name: str, text: str, kind: type[T], of: str) -> T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(
+            f"{text!r} is not a JSON object of {of}: {error}", param_hint=name
+        ) from error
+
+
+def _say_what_runs(folder: str, head: bool) -> None:
+    endpoint = launcher.endpoint_of_session(folder)
+    if head:
+        click.echo(f"raydask runs in {folder} and listens at {endpoint}")
+        reachable = parse_endpoint(endpoint).reachable
+        click.echo(f"  add a node to it:     raydask start --address {reachable}")
+    else:
+        number = number_of_node(folder)
+        click.echo(f"raydask runs in {folder} as node {number} of the cluster at {endpoint}")
     click.echo(f'  join it from Python:  raydask.init("auto"), or raydask.init("{endpoint}")')
     click.echo("  look at it:           raydask status, raydask memory")
     click.echo("  end it:               raydask stop")
 
 
+def _stay(supervised: launcher.Supervised) -> None:
+    """Wait until the session ends, and end it if this process is told to."""
+    # As the first process of a container it would not even hear a signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    try:
+        reason = supervised.wait()
+    finally:
+        supervised.stop()
+    if reason:
+        raise click.ClickException(f"the node has ended: {reason}")
+
+
 @main.command()
-@click.option("--address", envvar="RAYDASK_ADDRESS", show_envvar=True, help="Only this session.")
+@click.option(
+    "--address",
+    envvar="RAYDASK_ADDRESS",
+    show_envvar=True,
+    help="Only this session, or with HOST:PORT those of that cluster on this machine.",
+)
 def stop(address: str | None) -> None:
     """End the sessions that `raydask start` began; those of programs end with them."""
     with _errors_shown():

@@ -28,7 +28,8 @@ the driver              ends the session, unless it is detached and up
 the supervisor itself   the kernel ends its children (Linux); the node removes the folder
 ======================  ==================================================================
 
-Ending the session means: end every child, remove the session's folder.
+Ending the session means: end every child, remove the session's folder.  A node that has joined a
+cluster is a session without Redis and global scheduler: those of the cluster's head are its own.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ from raydask.object_store.backing import Backing, memory_of_a_worker
 from raydask.session_folder import (
     ENDPOINT,
     GLOBAL_SOCKET,
+    JOINED,
     SECRET,
     lock_session,
     make_spill_folder,
@@ -102,6 +104,7 @@ _PARENT_CHECK_SECONDS = 1.0
 _GLOBAL_PAUSE_SECONDS = 0.5
 """Between two starts of a global scheduler, so that one that cannot run does not spin."""
 _NO_JOB = -1
+_TOLD = "it was told to end"
 
 
 class _ForkServerLink:
@@ -151,6 +154,7 @@ class Supervisor:
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
         self._folder = Path(options.folder)
+        self._is_head = not options.head
         self._password = options.secret or os.urandom(16).hex()
         self._listener: socket.socket | None = None
         self._redis: list[RedisServer] = []
@@ -187,14 +191,9 @@ class Supervisor:
         """
         adopt_orphans()
         write_secret(self._folder, self._password)
-        if self._options.host:
-            server_tls(self._options.config)  # what is wrong with it is to be said now
-            self._listener = listen_at(Endpoint(self._options.host, self._options.port))
         make_spill_folder(self._folder, self._options.config.spill_folder)
-        for shard in range(self._options.num_redis_shards):
-            server = RedisServer(str(self._folder), shard, self._password)
-            server.start()
-            self._redis.append(server)
+        if self._is_head:
+            self._begin_head()
         with shared_imports():
             import_for_children()
         from raydask.node.process import offered_resources
@@ -215,8 +214,19 @@ class Supervisor:
         deadline = time.monotonic() + self._options.config.start_timeout
         for server in self._redis:
             server.wait_ready(deadline)
-        self._fork_global()
+        if self._is_head:
+            self._fork_global()
         self._fork_node()
+
+    def _begin_head(self) -> None:
+        """Listen, and start Redis, which takes longest."""
+        if self._options.host:
+            server_tls(self._options.config)  # what is wrong with it is to be said now
+            self._listener = listen_at(Endpoint(self._options.host, self._options.port))
+        for shard in range(self._options.num_redis_shards):
+            server = RedisServer(str(self._folder), shard, self._password)
+            server.start()
+            self._redis.append(server)
 
     def _heap_of_workers(self, arena: int) -> int:
         """Return how much freed heap each worker keeps: little where memory is scarce."""
@@ -328,15 +338,16 @@ class Supervisor:
         return self._ready and self._options.detached
 
     def _global_is_due(self) -> bool:
-        return not self._global and not self._reason and time.monotonic() >= self._global_due
+        due = self._is_head and not self._global and not self._reason
+        return due and time.monotonic() >= self._global_due
 
     def _patience(self) -> float:
-        if self._global:
+        if self._global or not self._is_head:
             return _PARENT_CHECK_SECONDS
         return min(_PARENT_CHECK_SECONDS, max(0.0, self._global_due - time.monotonic()))
 
     def _on_terminate(self, number: int, frame: object) -> None:
-        self._reason = "it was told to end"
+        self._reason = _TOLD
 
     def _on_lifeline(self, fileobj: Any) -> None:
         if not os.read(sys.stdin.fileno(), 4096):
@@ -380,7 +391,7 @@ class Supervisor:
                 if pid in self._groups:
                     kill_group(pid)
         elif isinstance(message, EndSession):
-            self._reason = "it was told to end"
+            self._reason = message.reason or _TOLD
         elif isinstance(message, NodeReady):
             self._on_ready(message)
 
@@ -424,6 +435,9 @@ class Supervisor:
         self._ready = True
         if self._listener is not None:
             (self._folder / ENDPOINT).write_text(str(endpoint_of(self._listener)))
+        elif not self._is_head:
+            (self._folder / ENDPOINT).write_text(self._options.head)
+            (self._folder / JOINED).touch()
         if self._options.detached:
             self._selector.unregister(sys.stdin.fileno())
         report({"address": str(self._folder), "warnings": self._warnings})
@@ -486,6 +500,8 @@ class Supervisor:
         for group in self._groups:
             wait_for_group(group)
         remove_session(self._folder)
+        if self._ready:
+            report({"ended": "" if self._reason == _TOLD else self._reason})
 
 
 def import_for_children() -> None:
@@ -533,7 +549,7 @@ class _Collector(logging.Handler):
 
 
 def report(answer: dict[str, Any]) -> None:
-    """Tell the driver how the start went, in one line."""
+    """Tell whoever started the session how that went, or at last why it has ended, in one line."""
     try:
         os.write(1, msgspec.json.encode(answer) + b"\n")
     except OSError:

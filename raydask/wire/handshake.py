@@ -36,15 +36,28 @@ def await_welcome(connection: BlockingConnection) -> Welcome:
 
 def refusal_of(hello: Hello) -> str:
     """Return why a node cannot work with the process that says this; empty if it can."""
-    if hello.version and hello.version != VERSION:
+    return mismatch(hello.version, hello.python, ours="this session", theirs="the driver")
+
+
+def mismatch(version: str, python: str, *, ours: str, theirs: str) -> str:
+    """Return why those who have other versions cannot work with this one; empty if they can.
+
+    Parameters
+    ----------
+    version, python : str
+        Of raydask and of Python, as in ``Hello``; empty where they do not matter.
+    ours, theirs : str
+        What to call the two sides.
+    """
+    if version and version != VERSION:
         return (
-            f"this session runs raydask {VERSION} and the driver has {hello.version}; "
+            f"{ours} runs raydask {VERSION} and {theirs} has {version}; "
             "install the same version in both"
         )
-    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if hello.python and hello.python != ours:
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python and python != here:
         return (
-            f"this session runs on Python {ours} and the driver on {hello.python}; pickled "
+            f"{ours} runs on Python {here} and {theirs} on {python}; pickled "
             "functions do not travel between them: use the same Python for both"
         )
     return ""

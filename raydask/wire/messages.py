@@ -502,7 +502,8 @@ class Heartbeat(msgspec.Struct, array_like=True):
 
     ``available`` resources, ``queued`` ready tasks, ``queue_seconds`` estimated wait of a
     task that arrives now, ``store_used`` bytes; and for those who watch how many ``tasks`` and
-    ``objects`` it knows, and how many ``workers`` and ``drivers`` it has.
+    ``objects`` it knows, and how many ``workers`` and ``drivers`` it has.  ``lent`` is what of
+    its resources the tasks of other homes use.
     """
 
     node: int
@@ -514,6 +515,7 @@ class Heartbeat(msgspec.Struct, array_like=True):
     objects: int = 0
     workers: int = 0
     drivers: int = 0
+    lent: dict[str, int] = {}
 
 
 class PassedUp(msgspec.Struct, array_like=True):
@@ -917,7 +919,9 @@ class ChildExited(msgspec.Struct, array_like=True):
 
 
 class EndSession(msgspec.Struct, array_like=True):
-    """End the session: somebody who may has asked for it."""
+    """End the session: somebody who may has asked for it, or for another reason."""
+
+    reason: str = ""
 
 
 class NodeReady(msgspec.Struct, array_like=True):

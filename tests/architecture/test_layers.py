@@ -35,7 +35,7 @@ LAYERS: tuple[set[str], ...] = (
     {PUBLIC_NAMES},
     {"util"},
     {"node", "dashboard"},
-    {"testing", "__main__"},
+    {"testing", "__main__", "cluster_utils"},
     {"demo"},
 )
 """From the ground up.  A part imports from itself and from earlier sets, never from its

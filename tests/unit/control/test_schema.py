@@ -36,6 +36,7 @@ KEYS = {
     "events_appended:<writer>": schema.events_appended_key("writer"),
     "events": schema.EVENTS_KEY,
     "raydask:schema": schema.SCHEMA_KEY,
+    "raydask:cluster": schema.CLUSTER_KEY,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decode
 from raydask.control.write_behind_state import FixedDocument, Source
 from raydask.global_scheduler import events
-from raydask.global_scheduler.actions import Action, Persist, Send
+from raydask.global_scheduler.actions import Action, Send
 from raydask.global_scheduler.state import GlobalScheduler, Journals
 from raydask.ids import ActorID, IDSource, NodeNumber, ProcessNumber, TaskID
 from raydask.task import RESOURCE_UNIT
@@ -52,7 +52,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.nodes, self.actors, self.names = Rows(), Rows(), Rows()
-        self.core = GlobalScheduler(Journals(self.nodes, self.actors, self.names))
+        self.core = GlobalScheduler(Journals(self.nodes, self.actors, self.names), "mine")
         self.now = 1000.0
         self.actions: list[Action] = []
         self._sources = {
@@ -79,18 +79,37 @@ class Cluster:
         self.actions = [action for action in self.actions if action not in found]
         return [each.message for each in found if isinstance(each.message, kind)]
 
-    def join(self, number: int, actors: list[ActorID] | None = None, **amounts: float) -> None:
+    def join(
+        self,
+        number: int,
+        actors: list[ActorID] | None = None,
+        *,
+        head: bool = False,
+        link: str = "",
+        **amounts: float,
+    ) -> None:
+        """Have a node register; its data port is the one after its link's."""
+        data = link and f"{link}1"
         message = wire.RegisterNode(
-            number, 7, "here", "host", units(**amounts), {}, 10, actors or []
+            number, 7, "here", "host", units(**amounts), {}, 10, actors or [], link, data, "mine"
         )
-        self.tell(events.NodeRegistered(NodeNumber(number), message))
+        self.tell(events.NodeRegistered(NodeNumber(number), message, head))
+
+    def complain(self, by: int, about: int, cause: str = "connection reset") -> None:
+        self.tell(events.NodeComplained(NodeNumber(by), NodeNumber(about), cause))
+
+    def demand(self, home: int, count: int, **resources: float) -> None:
+        demand = wire.ShapeDemand(1, units(**resources), count)
+        self.tell(events.DemandsStated(NodeNumber(home), [demand]))
 
     def lose(self, number: int) -> None:
         self.tell(events.NodeLost(NodeNumber(number)))
 
     def beat(self, number: int, *, queued: int = 0, seconds: float = 0.0, **free: float) -> None:
-        message = wire.Heartbeat(number, units(**free), queued, seconds, 0)
-        self.tell(events.LoadReported(NodeNumber(number), message))
+        self.tell_load(wire.Heartbeat(number, units(**free), queued, seconds, 0))
+
+    def tell_load(self, message: wire.Heartbeat) -> None:
+        self.tell(events.LoadReported(NodeNumber(message.node), message))
 
     def after(self, seconds: float) -> None:
         self.now += seconds
@@ -149,6 +168,5 @@ class Cluster:
 def kinds(actions: list[Action]) -> list[str]:
     """What the actions are, in their order."""
     return [
-        "Persist" if isinstance(action, Persist) else type(action.message).__name__
-        for action in actions
+        type(action.message if isinstance(action, Send) else action).__name__ for action in actions
     ]
