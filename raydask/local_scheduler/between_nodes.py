@@ -88,9 +88,7 @@ class BetweenNodes:
         self.lending = Lending(
             node, work, objects, pool, self.fetching, self.borrowing, outgoing, self._tell
         )
-        self.guests = Guests(
-            work, objects, pool, store, functions, self.borrowing, new_template
-        )
+        self.guests = Guests(work, objects, pool, store, functions, self.borrowing, new_template)
         objects.abroad = self
         work.elsewhere = self
         self._handlers: dict[type, Callable[[int, Any], None]] = {

@@ -54,7 +54,7 @@ class Abroad(Protocol):
         """Note that something more holds an object that has a `Remote`."""
 
     def less(self, record: ObjectRecord) -> None:
-        """Note that something less holds an object that has a `Remote`, and something still does."""
+        """Note that something less holds an object that has a `Remote`, but not nothing."""
 
     def wanted(self, record: ObjectRecord) -> None:
         """Note that a process waits for the value of an object that is not here."""

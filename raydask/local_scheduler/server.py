@@ -14,16 +14,17 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.config import Config, shared_packages
 from raydask.control import schema
 from raydask.control.write_behind import WriteBehind
-from raydask.ids import ProcessNumber, job_number
+from raydask.ids import ProcessNumber, is_peer, job_number, node_of_peer
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
     AnswerRegion,
+    CancelPull,
     DeleteSpillFile,
     EndForkServer,
     EndProcess,
@@ -36,6 +37,7 @@ from raydask.local_scheduler.actions import (
     Send,
     SendControl,
     SendGlobal,
+    StartPull,
     StartWorkers,
     WriteSpillFile,
 )
@@ -53,6 +55,9 @@ from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
 from raydask.wire.handshake import refusal_of
 from raydask.wire.loop_connection import FrameProtocol, OutputProtocol, PendingWrites
+
+if TYPE_CHECKING:
+    from raydask.local_scheduler.node_links import NodeLinks
 
 _log = logging.getLogger("raydask.node")
 
@@ -174,6 +179,8 @@ class NodeServer:
         self._global: FrameProtocol | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._heartbeat_at = 0.0
+        self.links: NodeLinks | None = None
+        """Set by whoever starts the node, where other nodes can reach it."""
         self.desk = RequestDesk(self)
         self.workers = WorkerProcesses(self)
         self._do = self._action_table()
@@ -197,6 +204,8 @@ class NodeServer:
             RetireWorker: self.workers.retire,
             MeasureWorker: self._memory.measure_worker,
             EndProcess: self._do_end_process,
+            StartPull: self._do_start_pull,
+            CancelPull: self._do_cancel_pull,
         }
 
     def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:
@@ -259,6 +268,8 @@ class NodeServer:
         )
         self.handle(events.GlobalSchedulerCame())
         self.desk.ask_again()
+        if self.links is not None:
+            self.links.ask_again()
 
     def lost_global(self) -> None:
         """Do without a global scheduler until there is one again."""
@@ -316,6 +327,7 @@ class NodeServer:
                     len(self.core.objects.records),
                     len(pool.workers),
                     self.drivers,
+                    self.core.lent_resources,
                 )
             )
 
@@ -492,16 +504,24 @@ class NodeServer:
         worker = self.core.pool.workers.get(peer.process)
         job = worker.job if worker is not None else peer.job
         name = peer.task_name
-        batch = wire.LogLines([wire.LogLine(peer.hello.pid, name, stream, line) for line in lines])
-        for other in self.peers.values():
-            if other.job == job and other.hello.role == "driver" and other.hello.log_to_driver:
-                other.protocol.send(batch)
+        batch = [wire.LogLine(peer.hello.pid, name, stream, line) for line in lines]
+        self.show_lines(job, batch)
+        if self.links is not None:
+            self.links.forward_lines(job, batch)
+
+    def show_lines(self, job: int, lines: list[wire.LogLine]) -> None:
+        """Have a job's driver show what its workers have printed, if it is here."""
+        for peer in self.peers.values():
+            if peer.job == job and peer.hello.role == "driver" and peer.hello.log_to_driver:
+                peer.protocol.send(wire.LogLines(lines))
 
     # --- what the core wants --------------------------------------------------------------
 
     def _do_send(self, action: Send) -> None:
         peer = self.peers.get(action.process)
         if peer is None:
+            if self.links is not None and is_peer(action.process):
+                self.links.send(node_of_peer(action.process), action.message)
             return
         message = action.message
         if type(message) is wire.Execute and message.templates:
@@ -536,8 +556,21 @@ class NodeServer:
         self.handle(events.SpillEnded(file, "" if error is None else str(error)))
 
     def _do_answer_region(self, action: AnswerRegion) -> None:
+        if not action.process:
+            # Room for an object that this node fetches itself.
+            answer = events.RoomAnswered(action.number, action.offset, action.error)
+            self.later(0.0, self.handle, answer)
+            return
         offset = None if action.error else action.offset
         self.desk.answer(action.process, action.number, offset, action.error)
+
+    def _do_start_pull(self, action: StartPull) -> None:
+        if self.links is not None:
+            self.links.start_pull(action)
+
+    def _do_cancel_pull(self, action: CancelPull) -> None:
+        if self.links is not None:
+            self.links.cancel_pull(action)
 
     def _do_end_process(self, action: EndProcess) -> None:
         _log.error("process %d is cut off: %s", action.process, action.reason)
@@ -558,9 +591,20 @@ class NodeServer:
             self.handle(events.TasksPlaced(message.placements))
         elif isinstance(message, wire.Infeasible):
             self.handle(events.TasksFoundInfeasible(message.task_ids, message.detail))
+        elif isinstance(message, wire.Leases):
+            self.handle(events.LeasesChanged(message.leases))
+        elif isinstance(message, wire.NodesAppeared):
+            if self.links is not None:
+                self.links.appeared(message.nodes)
         elif isinstance(message, wire.NodesDied):
-            for node, cause in message.nodes:
-                if node == self.identity.number:
-                    self.workers.end_session(f"the cluster has given this node up: {cause}")
+            self._on_nodes_died(message)
         else:
             self.desk.on_global_message(message)
+
+    def _on_nodes_died(self, message: wire.NodesDied) -> None:
+        for node, cause in message.nodes:
+            if node == self.identity.number:
+                self.workers.end_session(f"the cluster has given this node up: {cause}")
+                return
+        if self.links is not None:
+            self.links.died(message.nodes)

@@ -551,6 +551,17 @@ class LocalScheduler:
 
     # --- other nodes ----------------------------------------------------------------------
 
+    @property
+    def lent_resources(self) -> dict[str, int]:
+        """What tasks of other nodes use here, in steps of 1 / ``RESOURCE_UNIT``."""
+        lent: dict[str, int] = {}
+        if self.between is not None:
+            for worker in self.pool.workers.values():
+                if worker.shape is not None and worker.shape[2] and worker.blocked_on is None:
+                    for name, amount in (worker.allocation or {}).items():
+                        lent[name] = lent.get(name, 0) + amount
+        return lent
+
     def _on_nodes_came(self, event: events.NodesCame) -> None:
         if self.between is None:
             # A node that is alone has no use for it.

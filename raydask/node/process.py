@@ -107,6 +107,10 @@ def run_node(
         return
     server = NodeServer(identity, options.config, resources, writer, spiller)
     way = _way_to_global(options, password)
+    if listeners is not None:
+        from raydask.local_scheduler.node_links import NodeLinks
+
+        server.links = NodeLinks(server, password, backing.fd, spiller.path_of)
     # A turn of its loop costs less than one of asyncio's own, and a task that is waited for alone
     # takes two: docs/decisions/0021.
     uvloop.run(_serve(server, supervisor, options.folder, way, listeners))
@@ -206,14 +210,16 @@ async def _serve(
         lambda protocol, message: None, lambda protocol, error: gone.set(), server.writes
     )
     await loop.create_connection(lambda: link, sock=supervisor)
+    if server.links is not None and listeners is not None:
+        await server.links.start(listeners.link, listeners.data)
     keeper = loop.create_task(_keep_global(server, way))
     server.start(loop, link)
     link.send(NodeReady(""))
     await gone.wait()
     keeper.cancel()
     listener.close()
-    if listeners is not None:
-        listeners.close()
+    if server.links is not None:
+        server.links.close()
 
 
 def _way_to_global(options: SessionOptions, secret: str) -> _WayToGlobal:

@@ -195,8 +195,7 @@ class Puller:
         """
         if number in self._pulls or not 0 <= target_offset <= self._arena_size - size:
             raise InternalError(
-                f"pull {number}, {size} bytes to {target_offset}, cannot be; "
-                "please report this bug"
+                f"pull {number}, {size} bytes to {target_offset}, cannot be; please report this bug"
             )
         pull = _Pull(number, node, file, source_offset, size, target_offset)
         self._partial.begin(target_offset, size)
