@@ -20,7 +20,6 @@ results go to their homes, which alone decide what becomes of a task that has fa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from raydask.control.tables import EventKind, TaskEvent
 from raydask.control.write_behind_state import Journal, Source
@@ -28,6 +27,7 @@ from raydask.errors import ActorDiedError, InternalError, OutOfMemoryError, Work
 from raydask.ids import ObjectID, ProcessNumber, TaskID, is_peer, return_id
 from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.elsewhere import Elsewhere
 from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict
 from raydask.local_scheduler.objects import ObjectTable
@@ -68,28 +68,6 @@ _NONE = serialize(None).to_bytes()
 
 OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT))
 """The states of a task that has not ended."""
-
-
-class Elsewhere(Protocol):
-    """What becomes of tasks that have to do with other nodes."""
-
-    def inputs_exist(self, task: TaskRecord) -> None:
-        """Decide where a task runs some of whose inputs are elsewhere."""
-
-    def input_unknown(self, record: ObjectRecord) -> None:
-        """See that this node learns of an object of another node's that a task waits for."""
-
-    def inputs_came(self, task: TaskRecord) -> None:
-        """Note that all inputs of a task are here."""
-
-    def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
-        """Report how a task of another node has ended."""
-
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that another node has."""
-
-    def closed(self, task: TaskRecord) -> None:
-        """Forget a task that has ended while some of its inputs were elsewhere."""
 
 
 class TaskTable:
