@@ -198,7 +198,6 @@ def test_the_store_is_marked_with_the_schema_version(backend: Backend) -> None:
         backend.open()
 
 
-@pytest.mark.expect_log("a node gets no connection to Redis", required=False)
 def test_an_unreachable_store_says_so_and_serves_again_when_it_is_back(backend: Backend) -> None:
     store = backend.open()
     store.write({"node:1": b"1"})

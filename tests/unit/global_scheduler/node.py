@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,9 +36,11 @@ class Node:
         return node
 
     @classmethod
-    async def connect(cls, endpoint: Endpoint, secret: str) -> Node:
+    async def connect(
+        cls, endpoint: Endpoint, secret: str, tls: ssl.SSLContext | None = None
+    ) -> Node:
         """A connection over the network that has proved that it knows the secret."""
-        reader, writer = await asyncio.open_connection(*endpoint)
+        reader, writer = await asyncio.open_connection(*endpoint, ssl=tls)
         prover = ClientProver(secret, bytes(NONCE_SIZE))
         greeting = await asyncio.wait_for(reader.readexactly(len(GREETING) + NONCE_SIZE), DEADLINE)
         writer.write(prover.feed(greeting))

@@ -19,11 +19,18 @@ from raydask.global_scheduler.state import GlobalScheduler
 from raydask.version import VERSION
 from raydask.wire import messages as wire
 from raydask.wire.endpoint import Endpoint, endpoint_of, listen_at
+from raydask.wire.tls import client_tls
 from tests.unit.global_scheduler.cluster import units
 from tests.unit.global_scheduler.node import DEADLINE, Node
 
 SECRET = "a secret of the cluster"
 LARGE = 4 << 20
+CERTIFICATES = Path(__file__).parents[1] / "wire" / "certificates"
+TLS = Config(
+    tls_certificate=str(CERTIFICATES / "node.pem"),
+    tls_key=str(CERTIFICATES / "node.key"),
+    tls_authority=str(CERTIFICATES / "authority.pem"),
+)
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -33,7 +40,14 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 class Head:
     """A server that listens on a network, and its control state."""
 
-    def __init__(self, folder: Path, state: MemoryServer, urls: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        state: MemoryServer,
+        urls: Sequence[str] = (),
+        config: Config = Config(),  # noqa: B008  (immutable)
+    ) -> None:
+        self._config = config
         self.path = folder / "global.sock"
         self._store = MemoryStore(state)
         self._store.start()
@@ -48,7 +62,7 @@ class Head:
         await self._server.start(str(self.path))
         listener = listen_at(Endpoint("127.0.0.1", 0))
         self.endpoint = endpoint_of(listener)
-        await self._server.listen(listener, SECRET, Config())
+        await self._server.listen(listener, SECRET, self._config)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -57,7 +71,7 @@ class Head:
         self._store.close()
 
     async def connect(self) -> Node:
-        return await Node.connect(self.endpoint, SECRET)
+        return await Node.connect(self.endpoint, SECRET, client_tls(self._config))
 
     async def ask_to_join(self, version: str = VERSION) -> wire.Joined:
         node = await self.connect()
@@ -219,10 +233,13 @@ class Shards:
             server.close()
 
 
-def test_a_connection_is_joined_to_its_shard_with_all_that_follows(folder: Path) -> None:
+@pytest.mark.parametrize("config", [Config(), TLS], ids=["plain", "TLS"])
+def test_a_connection_is_joined_to_its_shard_with_all_that_follows(
+    folder: Path, config: Config
+) -> None:
     async def scenario() -> None:
         shards = Shards(folder, 2)
-        async with shards, Head(folder, MemoryServer(), shards.urls) as head:
+        async with shards, Head(folder, MemoryServer(), shards.urls, config) as head:
             assert (await head.ask_to_join()).shards == 2
             for shard in (1, 0):
                 client = await head.connect()
@@ -252,7 +269,6 @@ def test_joined_connections_end_with_the_server(folder: Path) -> None:
 
 
 @pytest.mark.expect_log("there is no shard 1")
-@pytest.mark.expect_log("a node gets no connection to Redis at unix://")
 @pytest.mark.expect_log("Hello is not expected here")
 def test_there_is_no_way_to_what_is_not_there_or_around_the_guard(folder: Path) -> None:
     async def scenario() -> None:
