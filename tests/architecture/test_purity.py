@@ -23,6 +23,7 @@ PURE = (
     "raydask/*/actions.py",
     "raydask/local_scheduler/call_sites.py",
     "raydask/local_scheduler/memory_report.py",
+    "raydask/global_scheduler/bundles.py",
     "raydask/global_scheduler/division.py",
     "raydask/global_scheduler/fairness.py",
     "raydask/global_scheduler/leases.py",
