@@ -163,13 +163,13 @@ class NodeLinks:
             return
         _log.warning("node %d cannot be reached: %s", number, cause)
         self._drop(way)
-        self._server.send_global(wire.NodeUnreachable(number, cause))
+        self._server.cluster.send(wire.NodeUnreachable(number, cause))
 
     def ask_again(self) -> None:
         """Tell a global scheduler that has just come of the nodes that are out of reach."""
         for way in self._ways.values():
             if way.is_lost:
-                self._server.send_global(wire.NodeUnreachable(way.number, "it was lost before"))
+                self._server.cluster.send(wire.NodeUnreachable(way.number, "it was lost before"))
 
     # --- messages to others ---------------------------------------------------------------
 

@@ -151,6 +151,7 @@ class LocalScheduler:
 
     def _table(self) -> dict[type, Callable[[Any], None]]:
         """Return what handles each event."""
+        objects = self.objects
         return {
             events.DriverJoined: self._on_driver_joined,
             events.DriverLeft: self._on_driver_left,
@@ -166,11 +167,11 @@ class LocalScheduler:
             events.ObjectsWatched: self._on_watched,
             events.WorkerUnblocked: self._on_unblocked,
             events.ObjectsPut: self._on_put,
-            events.ObjectsPromised: self._on_promised,
-            events.ObjectsAcquired: self._on_acquired,
-            events.ObjectsReleased: self._on_released,
-            events.ObjectsPinned: self._on_pinned,
-            events.ObjectsUnpinned: self._on_unpinned,
+            events.ObjectsPromised: lambda event: objects.promise(event.process, event.object_ids),
+            events.ObjectsAcquired: lambda event: objects.acquire(event.process, event.object_ids),
+            events.ObjectsReleased: lambda event: objects.release(event.process, event.object_ids),
+            events.ObjectsPinned: lambda event: objects.pin(event.process, event.object_ids),
+            events.ObjectsUnpinned: lambda event: objects.unpin(event.process, event.object_ids),
             events.RegionRequested: self._on_region_requested,
             events.RegionsRetired: self._on_regions_retired,
             events.SpillEnded: self._on_spill_ended,
@@ -427,21 +428,6 @@ class LocalScheduler:
             self._work.deliver([self._work.seal(event.process, value)], event.holder)
             if tell:
                 self.objects.request(event.holder, [value.object_id])
-
-    def _on_promised(self, event: events.ObjectsPromised) -> None:
-        self.objects.promise(event.process, event.object_ids)
-
-    def _on_acquired(self, event: events.ObjectsAcquired) -> None:
-        self.objects.acquire(event.process, event.object_ids)
-
-    def _on_released(self, event: events.ObjectsReleased) -> None:
-        self.objects.release(event.process, event.object_ids)
-
-    def _on_pinned(self, event: events.ObjectsPinned) -> None:
-        self.objects.pin(event.process, event.object_ids)
-
-    def _on_unpinned(self, event: events.ObjectsUnpinned) -> None:
-        self.objects.unpin(event.process, event.object_ids)
 
     # --- room in the object store ---------------------------------------------------------
 
