@@ -162,8 +162,8 @@ class BetweenNodes:
     def balance(self, now: float) -> None:
         """Begin what can be begun, and say what is to be said; called after each event."""
         self._now = now
-        self.fetching.advance(now)
         self.lending.balance(now)
+        self.fetching.advance(now)
         self.guests.flush()
         self.borrowing.flush()
 
