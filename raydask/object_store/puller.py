@@ -43,6 +43,9 @@ PIECE_SIZE = 8 << 20
 IDLE_SECONDS = 10.0
 """After so long without anything to do threads end, and connections are closed."""
 
+_HAND_OVER_SECONDS = 0.2
+"""After so long others can have what has come, however little."""
+
 _PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Seconds before a source that had not begun is asked again, the last for good."""
 
@@ -195,8 +198,7 @@ class Puller:
         """
         if number in self._pulls or not 0 <= target_offset <= self._arena_size - size:
             raise InternalError(
-                f"pull {number}, {size} bytes to {target_offset}, cannot be; "
-                "please report this bug"
+                f"pull {number}, {size} bytes to {target_offset}, cannot be; please report this bug"
             )
         pull = _Pull(number, node, file, source_offset, size, target_offset)
         self._partial.begin(target_offset, size)
@@ -391,7 +393,7 @@ class Puller:
                 return streams.pop()[1], True
         sock = self._connect(node)
         try:
-            return stream_over(sock, self._patience, self._patience), False
+            return stream_over(sock, self._patience, self._patience, _HAND_OVER_SECONDS), False
         except BaseException:
             sock.close()
             raise
