@@ -206,7 +206,7 @@ class Puller:
             self._pulls[number] = pull
             self._queue.append(pull)
             failed = self._closing or not self._have_a_thread()
-            self._changed.notify()
+            self._changed.notify_all()
         if failed:
             self._finish(pull, "there are no threads for pulls")
 
@@ -256,7 +256,8 @@ class Puller:
 
     def _have_a_thread(self) -> bool:
         """Begin one more thread if that would be of use; False if there is none at all."""
-        if len(self._queue) > self._idle_threads and len(self._threads) < self._most:
+        waiting = len(self._queue) + len(self._delayed)
+        if waiting > self._idle_threads and len(self._threads) < self._most:
             thread = threading.Thread(target=self._work, name="raydask-pull", daemon=True)
             try:
                 thread.start()
@@ -425,6 +426,7 @@ class Puller:
             at = time.monotonic() + _PAUSES[min(pull.pauses, len(_PAUSES) - 1)]
             pull.pauses += 1
             heapq.heappush(self._delayed, (at, next(self._order), pull))
+            self._changed.notify_all()  # this thread may find something else to do
             return True
 
     def _finish(self, pull: _Pull, error: str) -> None:

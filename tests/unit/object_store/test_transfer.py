@@ -193,15 +193,22 @@ def test_a_pull_that_fails_later_ends_the_connection(source: Source, then: str) 
     assert source.is_closed()
 
 
-def test_a_puller_that_takes_nothing_is_given_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["unix", "TCP"])
+def test_a_puller_that_takes_nothing_is_given_up(tmp_path: Path, kind: str) -> None:
     node = TransferNode(tmp_path, server_options={"patience": 0.05})
-    here, there = socket.socketpair()
+    here, there = socket.socketpair() if kind == "unix" else tcp_pair()
     node.server.serve(there)
     here.sendall(encode_request(0, 0, ARENA))
-    here.settimeout(SECONDS)
     wait_until_threads_end()
+    assert node.server.bytes_sent == 0
     here.close()
     node.close()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = socket.create_connection(listener.getsockname())
+        return here, listener.accept()[0]
 
 
 def test_a_connection_without_requests_is_closed(tmp_path: Path) -> None:
