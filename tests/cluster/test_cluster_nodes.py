@@ -299,7 +299,7 @@ def elsewhere() -> Iterator[dict[str, str]]:
     [
         (["{}"], {"RAYDASK_SECRET": "x" * 20}, "does not accept this secret"),
         (["{}"], {"RAYDASK_SECRET": "short"}, "16 to 256"),
-        (["{}"], {}, "RAYDASK_SECRET is not set"),
+        (["{}"], {"RAYDASK_SECRET": ""}, "RAYDASK_SECRET is not set"),
         (["127.0.0.1:1"], {"RAYDASK_SECRET": SECRET}, "no cluster answers at 127.0.0.1:1"),
         (["auto"], {"RAYDASK_SECRET": SECRET}, "is not HOST:PORT"),
         (["{}", "--head"], {}, "say --head to start the first node of a cluster, or --address"),
@@ -368,7 +368,7 @@ def test_a_node_joins_and_programs_join_through_it(head: tuple[str, str]) -> Non
 
 
 def test_the_secret_of_a_head_on_this_machine_is_found() -> None:
-    folder, endpoint = start()
+    folder, endpoint = start(RAYDASK_SECRET="")
     try:
         node = joined(endpoint, RAYDASK_SECRET="")
         code, out, _ = run_driver(f'import raydask; print(raydask.init("{endpoint}")["node"])')
