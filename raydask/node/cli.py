@@ -140,6 +140,8 @@ def start(
             labels=texts,
             network=network,
         )
+        if block:
+            _heed_sigterm()
         supervised = launcher.Supervised(options)
         supervised.start()
         _say_what_runs(options.folder, head)
@@ -172,10 +174,13 @@ def _say_what_runs(folder: str, head: bool) -> None:
     click.echo("  end it:               raydask stop")
 
 
-def _stay(supervised: launcher.Supervised) -> None:
-    """Wait until the session ends, and end it if this process is told to."""
-    # As the first process of a container it would not even hear a signal that it does not handle.
+def _heed_sigterm() -> None:
+    """End this process on SIGTERM, which it would not even hear as the first of a container."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+
+
+def _stay(supervised: launcher.Supervised) -> None:
+    """Wait until the session ends, and end it if this process is told to end."""
     try:
         reason = supervised.wait()
     finally:
