@@ -21,13 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from raydask.control.tables import EventKind, TaskEvent
+from raydask.control.tables import EventKind
 from raydask.control.write_behind_state import Journal, Source
-from raydask.errors import ActorDiedError, InternalError, OutOfMemoryError, WorkerCrashedError
+from raydask.errors import ActorDiedError, InternalError
 from raydask.ids import ObjectID, ProcessNumber, TaskID, is_peer, return_id
 from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.elsewhere import Elsewhere
+from raydask.local_scheduler.exits import death_of
 from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict
 from raydask.local_scheduler.objects import ObjectTable
@@ -320,20 +321,7 @@ class TaskTable:
         self._close(task)
 
     def _note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
-        self._record(
-            TaskEvent(
-                kind,
-                self.now,
-                task.spec.task_id.hex(),
-                task.template.template.name,
-                task.job,
-                self._node,
-                task.worker_pid,
-                task.attempts,
-                task.started,
-                error,
-            )
-        )
+        self._record(task.event(kind, self.now, self._node, error))
 
     def _close(self, task: TaskRecord) -> None:
         """End the holds of a task that has reached its last state."""
@@ -449,9 +437,9 @@ class TaskTable:
             task.attempts -= 1
             self.run_again(task)
         elif task.is_guest:
-            self._guest_died(task, serialize_error(_death_of(task, cause, verdict)))
+            self._guest_died(task, serialize_error(death_of(task, cause, verdict)))
         elif task.retries == 0:
-            self.fail(task, serialize_error(_death_of(task, cause, verdict)))
+            self.fail(task, serialize_error(death_of(task, cause, verdict)))
         else:
             self._retry(task, hold_back=verdict is not None and verdict.hold_back)
 
@@ -619,14 +607,3 @@ class TaskTable:
             self.fail(task, serialize_error(error))
         else:
             self._close(task)
-
-
-def _death_of(task: TaskRecord, cause: str, verdict: Verdict | None) -> WorkerCrashedError:
-    """Return the error for a task whose worker has died and that has no retry left."""
-    name = task.template.template.name
-    started = f"It was started {task.attempts} times; options(max_retries=…) allows more"
-    if verdict is not None:
-        return OutOfMemoryError(
-            f"task {name!r} was ended for its memory: {verdict.cause}; {verdict.remedy}. {started}"
-        )
-    return WorkerCrashedError(f"the worker of task {name!r} died: {cause}. {started}")

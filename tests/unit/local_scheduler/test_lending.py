@@ -14,7 +14,7 @@ from raydask.local_scheduler.records import TaskState
 from raydask.task import TaskTemplate
 from raydask.wire import messages as wire
 from raydask.wire.messages import Lease, ObjectValue, TaskResult, TaskStatus, ValueKind
-from tests.unit.local_scheduler.node import PLAIN, Node
+from tests.unit.local_scheduler.node import DRIVER, PLAIN, Node
 
 _OTHER = 2
 _STORED = int(ValueKind.STORED)
@@ -59,14 +59,17 @@ def say(node: Node, message: object, other: int = _OTHER) -> None:
 
 
 def result(
-    task_id: TaskID, *values: ObjectValue, status: TaskStatus = TaskStatus.OK, retryable: bool = False
+    task_id: TaskID,
+    *values: ObjectValue,
+    status: TaskStatus = TaskStatus.OK,
+    retryable: bool = False,
 ) -> wire.LentResults:
-    return wire.LentResults(
-        [TaskResult(task_id, int(status), list(values), 0.0, 0.001, retryable)]
-    )
+    return wire.LentResults([TaskResult(task_id, int(status), list(values), 0.0, 0.001, retryable)])
 
 
-def inline(task_id: TaskID, data: bytes = b"x", nested: list[ObjectID] | None = None) -> ObjectValue:
+def inline(
+    task_id: TaskID, data: bytes = b"x", nested: list[ObjectID] | None = None
+) -> ObjectValue:
     return ObjectValue(return_id(task_id, 0), 0, data, nested=nested or [])
 
 
@@ -108,7 +111,7 @@ def test_short_tasks_are_lent_ahead_of_their_slots() -> None:
 
 def test_code_and_template_are_sent_once() -> None:
     node = with_another()
-    node.tell(events.FunctionExported(node_driver(), PLAIN.function_id, b"code", "f", []))
+    node.tell(events.FunctionExported(DRIVER, PLAIN.function_id, b"code", "f", []))
     tasks = [node.submit() for _ in range(3)]
     lease(node, 1)
     say(node, result(tasks[1], inline(tasks[1])))
@@ -116,12 +119,6 @@ def test_code_and_template_are_sent_once() -> None:
     first, second = (message for message in told(node) if isinstance(message, wire.Lend))
     assert [(each.template.name, each.code) for each in first.templates] == [("f", b"code")]
     assert second.templates == []
-
-
-def node_driver() -> Any:
-    from tests.unit.local_scheduler.node import DRIVER
-
-    return DRIVER
 
 
 def test_a_small_result_is_this_nodes_own() -> None:
@@ -154,7 +151,7 @@ def test_a_task_goes_to_where_its_input_is() -> None:
     node = with_another(cpus=2)
     node.workers(11)
     first = node.submit()
-    node.tell(events.TasksSubmitted(node_driver(), [], []))
+    node.tell(events.TasksSubmitted(DRIVER, [], []))
     tasks = [node.submit() for _ in range(2)]
     lease(node, 1)
     say(node, result(tasks[1], stored(tasks[1])))
@@ -246,7 +243,7 @@ def test_cancelling_reaches_the_other_node() -> None:
     node = with_another()
     tasks = [node.submit() for _ in range(2)]
     lease(node, 1)
-    node.tell(events.CancelRequested(node_driver(), [tasks[1]], False, True))
+    node.tell(events.CancelRequested(DRIVER, [tasks[1]], False, True))
     assert told(node)[-1] == wire.CancelLent([tasks[1]], False, recursive=True)
 
 
@@ -255,7 +252,7 @@ def test_the_end_of_a_job_is_told_where_its_tasks_have_been() -> None:
     tasks = [node.submit() for _ in range(2)]
     lease(node, 1)
     say(node, result(tasks[1], inline(tasks[1])))
-    node.tell(events.DriverLeft(node_driver()))
+    node.tell(events.DriverLeft(DRIVER))
 
     assert wire.EndGuestJob(101) in told(node)
     assert demands(node)[-1].count == 0
