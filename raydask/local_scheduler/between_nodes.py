@@ -374,7 +374,7 @@ class BetweenNodes:
         if record.value is None:
             self.fetching.unwanted(record)
             bare = ObjectValue(value.object_id, value.kind, value.data)
-            self._work.came(record, bare)
+            self._work.came(record, bare, value.nested)
 
     def _take_place(self, place: wire.Whereabouts, node: int) -> None:
         record = self._objects.records.get(place.object_id)

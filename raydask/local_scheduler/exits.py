@@ -1,13 +1,10 @@
-"""How a worker's process ended, and what becomes of its task then, for people."""
+"""How a worker's process ended, for people."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from raydask.errors import OutOfMemoryError, WorkerCrashedError
-from raydask.local_scheduler.memory_watch import Verdict
-from raydask.local_scheduler.records import TaskRecord
 from raydask.wire.messages import ChildExited
 
 
@@ -36,14 +33,3 @@ def describe_exit(message: ChildExited, *, kernel_kills: int = 0) -> str:
             )
         return text
     return f"process {message.pid} exited with code {os.WEXITSTATUS(status)}; {peak}"
-
-
-def death_of(task: TaskRecord, cause: str, verdict: Verdict | None) -> WorkerCrashedError:
-    """Return the error for a task whose worker has died and that has no retry left."""
-    name = task.template.template.name
-    started = f"It was started {task.attempts} times; options(max_retries=…) allows more"
-    if verdict is not None:
-        return OutOfMemoryError(
-            f"task {name!r} was ended for its memory: {verdict.cause}; {verdict.remedy}. {started}"
-        )
-    return WorkerCrashedError(f"the worker of task {name!r} died: {cause}. {started}")

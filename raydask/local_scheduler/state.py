@@ -355,7 +355,7 @@ class LocalScheduler:
             elif task.template.feasible:
                 self.pool.ready(task)
             else:
-                self._work.pass_up(task)  # the node has died meanwhile
+                self._work.passed_up.pass_up(task, self._work.now)  # the node has died meanwhile
         for (node, _), tasks in elsewhere.items():
             assert self.between is not None
             self.between.lending.lend(node, tasks)

@@ -28,9 +28,8 @@ from raydask.ids import ObjectID, ProcessNumber, TaskID, is_peer, return_id
 from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.elsewhere import Elsewhere
-from raydask.local_scheduler.exits import death_of
 from raydask.local_scheduler.interruption import Interruptions
-from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict
+from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict, death_of
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
@@ -118,7 +117,7 @@ class TaskTable:
         self._objects = objects
         self._pool = pool
         self._actors = actors
-        self._passed_up = passed_up
+        self.passed_up = passed_up
         self._interruptions = interruptions
         self._memory = memory
         self._outgoing = outgoing
@@ -199,12 +198,12 @@ class TaskTable:
         is_creation = task.template.template.kind == TaskKind.ACTOR_CREATION
         if is_creation:
             if not task.template.feasible:
-                self._passed_up.wait_for_place(task, self.now)
+                self.passed_up.wait_for_place(task, self.now)
             self._actors.ask_for_place(task)
         elif task.template.feasible:
             self._pool.ready(task)
         else:
-            self._passed_up.pass_up(task, self.now)
+            self.passed_up.pass_up(task, self.now)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -246,7 +245,7 @@ class TaskTable:
                     self._inputs_exist(task)
         # Only now: what a failed task holds may be all that keeps the refs inside the error.
         for task in failed:
-            self._close_failed(task)
+            self.close_delivered(task)
 
     def found_elsewhere(self, record: ObjectRecord, nested: list[ObjectID]) -> None:
         """Take in that an object is stored on another node; see `ObjectTable.exists_elsewhere`."""
@@ -258,16 +257,17 @@ class TaskTable:
             if not task.missing:
                 self._inputs_exist(task)
 
-    def came(self, record: ObjectRecord, value: ObjectValue) -> None:
-        """Take in the value of an object that was elsewhere, or an error in its place."""
-        failed: list[TaskRecord] = []
+    def came(
+        self, record: ObjectRecord, value: ObjectValue, nested: Sequence[ObjectID] = ()
+    ) -> None:
+        """Take in what was elsewhere, or an error, which contains the refs of `nested`."""
         wanting = self._objects.came(record, value)
         dependents, record.dependents = record.dependents or [], None
         for task in (*dependents, *wanting):
-            if task.state != TaskState.WAITING or task.lent_to:
+            if task.state != TaskState.WAITING:
                 continue
             if value.kind == _ERROR:
-                failed.append(task)
+                self.fail(task, value.data, nested=nested)
                 continue
             if task in wanting:
                 task.away -= wanting[task]
@@ -277,9 +277,6 @@ class TaskTable:
                 task.missing -= 1
             if not task.missing:
                 self._inputs_exist(task)
-        for task in failed:
-            if task.state == TaskState.WAITING:
-                self.fail(task, value.data)
         self._objects.settle(record)
 
     # --- the end of a task ----------------------------------------------------------------
@@ -312,8 +309,7 @@ class TaskTable:
         task.live += 1  # so that it is not forgotten before it is closed
         for value in result.values:
             self.deliver([self.seal(worker.process, value)])
-        task.live -= 1
-        self._close(task)
+        self.close_delivered(task)
 
     def _guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         assert self.elsewhere is not None
@@ -329,7 +325,7 @@ class TaskTable:
         spec = task.spec
         objects = self._objects
         self._interruptions.forget(task)
-        self._passed_up.take(spec.task_id)
+        self.passed_up.take(spec.task_id)
         if task.away and self.elsewhere is not None:
             self.elsewhere.closed(task)
         drop = objects.drop_for_guest if task.is_guest else objects.drop
@@ -375,7 +371,7 @@ class TaskTable:
         `nested` are the objects whose refs the error contains.
         """
         self.deliver(self._failed_values(task, error, state, nested))
-        self._close_failed(task)
+        self.close_delivered(task)
 
     def _failed_values(
         self, task: TaskRecord, error: bytes, state: TaskState, nested: Sequence[ObjectID]
@@ -405,7 +401,8 @@ class TaskTable:
         self.elsewhere.guest_ended(task, TaskResult(spec.task_id, status, errors, self.now, 0.0))
         return []
 
-    def _close_failed(self, task: TaskRecord) -> None:
+    def close_delivered(self, task: TaskRecord) -> None:
+        """Close a task that has ended, now that its values have been delivered."""
         task.live -= 1
         self._close(task)
 
@@ -497,7 +494,7 @@ class TaskTable:
         task.state = TaskState.LENT
         task.lent_to = node
         task.attempts += 1
-        self._passed_up.take(task.spec.task_id)
+        self.passed_up.take(task.spec.task_id)
         self._journal.put(task.spec.task_id, task)
 
     def lent_ended(self, task: TaskRecord, result: TaskResult) -> bool:
@@ -522,14 +519,6 @@ class TaskTable:
             task.error = result.error
         task.live += 1  # so that it is not forgotten before it is closed
         return True
-
-    def close_lent(self, task: TaskRecord) -> None:
-        """End what `lent_ended` has begun, when the values have been delivered."""
-        self._close_failed(task)
-
-    def pass_up(self, task: TaskRecord) -> None:
-        """Ask for a place for a task that cannot run here."""
-        self._passed_up.pass_up(task, self.now)
 
     def dismiss(self, task: TaskRecord) -> None:
         """Forget a guest that has not begun: its home has it again."""
