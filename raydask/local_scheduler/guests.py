@@ -80,6 +80,7 @@ class Guests:
         job = settings.job
         self._pool.job_settings.setdefault(job, settings)
         self.jobs.setdefault(job, set()).add(node)
+        self._pool.starts.prepare(settings, message.modules, self._work.now)
         templates = self._templates.setdefault(node, {})
         for lent in message.templates:
             template = lent.template

@@ -345,6 +345,7 @@ class Lending:
                 specs,
                 list(values.values()),
                 list(located.values()),
+                self._pool.starts.modules.get(job, []),
             ),
         )
 

@@ -735,6 +735,8 @@ class Lend(msgspec.Struct, array_like=True):
         Inputs that travel in messages, those the sender has.
     located : list of Whereabouts
         Of the other inputs.
+    modules : list of str
+        What the job's functions import, as in ``Preload``.
     """
 
     settings: JobSettings
@@ -742,6 +744,7 @@ class Lend(msgspec.Struct, array_like=True):
     specs: list[TaskSpec]
     values: list[ObjectValue]
     located: list[Whereabouts]
+    modules: list[str] = []
 
 
 class LentResults(msgspec.Struct, array_like=True):
