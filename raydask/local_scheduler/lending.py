@@ -425,10 +425,10 @@ class Lending:
             if task is not None:
                 self._work.given_back(task)
 
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that a node has, and what it has submitted there."""
+    def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Cancel a task that a node has, with `recursive` also what it has submitted there."""
         if task.lent_to in self.lent:
-            message = wire.CancelLent([task.spec.task_id], force, recursive=True)
+            message = wire.CancelLent([task.spec.task_id], force, recursive)
             self._tell(task.lent_to, message)
 
 

@@ -85,8 +85,8 @@ class Elsewhere(Protocol):
     def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Report how a task of another node has ended."""
 
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that another node has."""
+    def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Cancel a task that another node has, with `recursive` also what it has submitted."""
 
     def closed(self, task: TaskRecord) -> None:
         """Forget a task that has ended while some of its inputs were elsewhere."""
@@ -587,8 +587,27 @@ class TaskTable:
                 found[task_id] = task
         return list(found.values())
 
-    def cancel_all(self, tasks: Iterable[TaskRecord], error: bytes, force: bool = False) -> None:
-        """Cancel tasks; with `force` end the workers of those that run."""
+    def cancel_all(
+        self,
+        tasks: Iterable[TaskRecord],
+        error: bytes,
+        force: bool = False,
+        *,
+        recursive: bool = True,
+    ) -> None:
+        """Cancel tasks.
+
+        Parameters
+        ----------
+        tasks : iterable of TaskRecord
+            With what they have submitted here, if that is to be cancelled too.
+        error : bytes
+            Serialized, for their returns.
+        force : bool
+            Whether to end the workers of those that run.
+        recursive : bool
+            Whether other nodes cancel too what these have submitted there.
+        """
         self._pool.withdraw({task for task in tasks if task.state == TaskState.READY})
         for task in tasks:
             if task.state in (TaskState.READY, TaskState.WAITING):
@@ -598,7 +617,7 @@ class TaskTable:
                 self._interruptions.interrupt(task, "cancelled", force=force)
             elif task.state == TaskState.LENT and self.elsewhere is not None:
                 self._interruptions.doom(task, error)
-                self.elsewhere.cancel(task, force=force)
+                self.elsewhere.cancel(task, force=force, recursive=recursive)
 
     # --- creations of actors --------------------------------------------------------------
 
