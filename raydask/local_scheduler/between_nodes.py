@@ -309,7 +309,7 @@ class BetweenNodes:
             for record in wanted_by(task, self._objects):
                 self.fetching.want(record, urgent=False)
         else:
-            self.lending.place(task, self._now)
+            self.lending.place(task, self._work.now)
 
     def inputs_came(self, task: TaskRecord) -> None:
         """Note that all inputs of a task are here: it waits for no lease any more."""

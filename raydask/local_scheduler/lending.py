@@ -48,7 +48,17 @@ _SCANNED = 64
 class _Shape:
     """What is lent of the tasks that ask for the same in one job."""
 
-    __slots__ = ("bound", "job", "leases", "lent", "number", "reported", "resources", "seconds")
+    __slots__ = (
+        "bound",
+        "job",
+        "leases",
+        "lent",
+        "number",
+        "preferred",
+        "reported",
+        "resources",
+        "seconds",
+    )
 
     def __init__(self, number: int, job: int, resources: dict[str, int]) -> None:
         self.number = number
@@ -59,6 +69,8 @@ class _Shape:
         self.bound: dict[int, dict[TaskID, tuple[TaskRecord, float]]] = {}
         """By the node where their inputs are: tasks, and until when they wait for it."""
         self.reported = 0
+        self.preferred: frozenset[int] = frozenset()
+        """The nodes that the last report named."""
         self.seconds: float | None = None
 
     def free_at(self, node: int) -> int:
@@ -158,6 +170,7 @@ class Lending:
         """Tell a global scheduler that has just come what is wanted; it knows of no leases."""
         for shape in self._shapes.values():
             shape.reported = 0
+            shape.preferred = frozenset()
             shape.leases.clear()
 
     # --- where a task runs ----------------------------------------------------------------
@@ -285,11 +298,15 @@ class Lending:
         for key, shape in self._shapes.items():
             count = self._count(key, shape)
             began_or_ended = bool(count) != bool(shape.reported)
-            if count != shape.reported and (due or began_or_ended):
+            # Tasks that are bound do not wait long for a lease where their inputs are.
+            urgent = began_or_ended or not shape.preferred.issuperset(shape.bound)
+            if urgent or (count != shape.reported and due):
                 shape.reported = count
-                nodes = sorted(shape.bound, key=lambda node: -len(shape.bound[node]))[:8]
+                nodes = sorted(shape.bound, key=lambda node: -len(shape.bound[node]))
+                shape.preferred = frozenset(nodes)
                 seconds = -1.0 if shape.seconds is None else shape.seconds
-                changed.append(ShapeDemand(shape.number, shape.resources, count, seconds, nodes))
+                demand = ShapeDemand(shape.number, shape.resources, count, seconds, nodes[:8])
+                changed.append(demand)
         if changed:
             self._reported_at = now
             self._demand(changed)
