@@ -309,7 +309,7 @@ class BetweenNodes:
             for record in wanted_by(task, self._objects):
                 self.fetching.want(record, urgent=False)
         else:
-            self.lending.place(task, self._now)
+            self.lending.place(task, self._work.now)
 
     def inputs_came(self, task: TaskRecord) -> None:
         """Note that all inputs of a task are here: it waits for no lease any more."""
@@ -324,9 +324,9 @@ class BetweenNodes:
         """Report how a guest has ended."""
         self.guests.ended(task, result)
 
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that another node has."""
-        self.lending.cancel(task, force=force)
+    def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Cancel a task that another node has, with `recursive` also what it has submitted."""
+        self.lending.cancel(task, force=force, recursive=recursive)
 
     def closed(self, task: TaskRecord) -> None:
         """Forget a task that does not wait any more for what is elsewhere."""

@@ -35,9 +35,11 @@ _BANDWIDTH = 1e9
 _LARGE = 1 << 20
 """Bytes of inputs from which on a task that could run here is not lightly moved."""
 _LEAST_PATIENCE = 0.005
-_AHEAD_SECONDS = 0.02
-"""Of work that is with a node beyond what its slots run."""
-_MOST_AHEAD = 256
+_HELD_SECONDS = 0.04
+"""Of work that is with a node for each of its slots; what takes longer is there alone."""
+_MOST_HELD = 256
+_SAMPLE = 16
+"""How many tasks of a queue are looked at to say how long they take."""
 _SOON_SECONDS = 0.01
 """What begins here within this time is not demanded of others."""
 _REPORT_SECONDS = 0.1
@@ -48,7 +50,18 @@ _SCANNED = 64
 class _Shape:
     """What is lent of the tasks that ask for the same in one job."""
 
-    __slots__ = ("bound", "job", "leases", "lent", "number", "reported", "resources", "seconds")
+    __slots__ = (
+        "bound",
+        "job",
+        "leases",
+        "lent",
+        "load",
+        "number",
+        "preferred",
+        "reported",
+        "resources",
+        "seconds",
+    )
 
     def __init__(self, number: int, job: int, resources: dict[str, int]) -> None:
         self.number = number
@@ -56,18 +69,65 @@ class _Shape:
         self.resources = resources
         self.leases: dict[int, int] = {}
         self.lent: dict[int, int] = {}
+        """How many tasks are with a node."""
+        self.load: dict[int, float] = {}
+        """Estimated seconds of these."""
         self.bound: dict[int, dict[TaskID, tuple[TaskRecord, float]]] = {}
         """By the node where their inputs are: tasks, and until when they wait for it."""
         self.reported = 0
+        self.preferred: frozenset[int] = frozenset()
+        """The nodes that the last report named."""
         self.seconds: float | None = None
 
-    def free_at(self, node: int) -> int:
-        """Return how many more tasks may go to a node now."""
-        slots = self.leases.get(node, 0)
-        if slots and self.seconds is not None:
-            ahead = min(_MOST_AHEAD, int(_AHEAD_SECONDS / max(self.seconds, 1e-6)))
-            slots *= 1 + ahead
-        return slots - self.lent.get(node, 0)
+    def give(self, node: int, task: TaskRecord) -> None:
+        """Count a task that goes to a node."""
+        cost = task.template.cost
+        task.cost = _HELD_SECONDS if cost is None else cost
+        self.lent[node] = self.lent.get(node, 0) + 1
+        self.load[node] = self.load.get(node, 0.0) + task.cost
+
+    def take_back(self, node: int, task: TaskRecord) -> None:
+        """Count a task no more that a node had."""
+        left = self.lent.get(node, 0) - 1
+        if left > 0:
+            self.lent[node] = left
+            self.load[node] -= task.cost
+        else:
+            self.lent.pop(node, None)
+            self.load.pop(node, None)
+
+    def lose(self, node: int) -> None:
+        """Forget a node."""
+        self.leases.pop(node, None)
+        self.lent.pop(node, None)
+        self.load.pop(node, None)
+
+
+class _Room:
+    """How many tasks more may go to a node now: one for each slot, and more if they are short."""
+
+    __slots__ = ("count", "more", "seconds")
+
+    def __init__(self, shape: _Shape, node: int) -> None:
+        slots = shape.leases.get(node, 0)
+        lent = shape.lent.get(node, 0)
+        self.count = slots - lent
+        self.more = slots * _MOST_HELD - lent
+        self.seconds = slots * _HELD_SECONDS - shape.load.get(node, 0.0)
+
+    def fits(self, task: TaskRecord | None) -> bool:
+        """Say whether a task may go too."""
+        if self.count > 0:
+            return True
+        cost = task.template.cost if task is not None else None
+        return cost is not None and cost <= self.seconds and self.more > 0
+
+    def take(self, task: TaskRecord) -> None:
+        """Count a task that goes."""
+        cost = task.template.cost
+        self.count -= 1
+        self.more -= 1
+        self.seconds -= _HELD_SECONDS if cost is None else cost
 
 
 class Lending:
@@ -136,8 +196,7 @@ class Lending:
         for nodes in self._jobs.values():
             nodes.discard(node)
         for shape in self._shapes.values():
-            shape.leases.pop(node, None)
-            shape.lent.pop(node, None)
+            shape.lose(node)
             for task, _ in list(shape.bound.pop(node, {}).values()):
                 self.place(task, now)
         for task in tasks.values():
@@ -158,6 +217,7 @@ class Lending:
         """Tell a global scheduler that has just come what is wanted; it knows of no leases."""
         for shape in self._shapes.values():
             shape.reported = 0
+            shape.preferred = frozenset()
             shape.leases.clear()
 
     # --- where a task runs ----------------------------------------------------------------
@@ -229,28 +289,34 @@ class Lending:
                 self._shape_of(head)
         for key, shape in self._shapes.items():
             for node in list(shape.leases):
-                free = shape.free_at(node)
-                if free > 0:
-                    self._fill(key, shape, node, free)
+                self._fill(key, shape, node)
             if shape.bound:
                 self._bring_what_waits(shape, now)
         self._report(now)
 
-    def _fill(self, key: tuple[Any, ...], shape: _Shape, node: int, free: int) -> None:
-        bound = shape.bound.get(node, {})
+    def _fill(self, key: tuple[Any, ...], shape: _Shape, node: int) -> None:
+        room = _Room(shape, node)
+        bound = shape.bound.get(node)
         tasks: list[TaskRecord] = []
-        while bound and len(tasks) < free:
-            tasks.append(bound.pop(next(iter(bound)))[0])
+        while bound:
+            task = next(iter(bound.values()))[0]
+            if not room.fits(task):
+                break
+            room.take(task)
+            del bound[task.spec.task_id]
+            tasks.append(task)
         queue = self._pool.queue_of(key)
-        if queue and len(tasks) < free:
-            seconds = shape.seconds
-            wait = 0.0 if seconds is None else seconds * len(queue) / max(1, len(queue.workers))
+        if queue and room.fits(queue.head()):
+            wait = (shape.seconds or 0.0) * len(queue) / max(1, len(queue.workers))
             most = max(_LARGE, int(wait * _BANDWIDTH / 2))
-            tasks += queue.take(
-                min(free - len(tasks), len(queue)),
-                lambda task: self._stored_here(task) < most,
-                _SCANNED,
-            )
+
+            def goes(task: TaskRecord) -> bool:
+                if not room.fits(task) or self._stored_here(task) >= most:
+                    return False
+                room.take(task)
+                return True
+
+            tasks += queue.take(min(room.more, len(queue)), goes, _SCANNED)
         if tasks:
             self.lend(node, tasks)
 
@@ -285,11 +351,18 @@ class Lending:
         for key, shape in self._shapes.items():
             count = self._count(key, shape)
             began_or_ended = bool(count) != bool(shape.reported)
-            if count != shape.reported and (due or began_or_ended):
+            # Tasks that are bound do not wait long for a lease where their inputs are.
+            urgent = began_or_ended or not shape.preferred.issuperset(shape.bound)
+            if urgent or (count != shape.reported and due):
                 shape.reported = count
-                nodes = sorted(shape.bound, key=lambda node: -len(shape.bound[node]))[:8]
+                nodes = sorted(shape.bound, key=lambda node: -len(shape.bound[node]))
+                shape.preferred = frozenset(nodes)
+                queue = self._pool.queue_of(key)
+                mean = queue.mean_cost(_SAMPLE) if queue else None
+                shape.seconds = shape.seconds if mean is None else mean
                 seconds = -1.0 if shape.seconds is None else shape.seconds
-                changed.append(ShapeDemand(shape.number, shape.resources, count, seconds, nodes))
+                demand = ShapeDemand(shape.number, shape.resources, count, seconds, nodes[:8])
+                changed.append(demand)
         if changed:
             self._reported_at = now
             self._demand(changed)
@@ -299,8 +372,7 @@ class Lending:
         count = sum(map(len, shape.bound.values())) + sum(shape.lent.values())
         queue = self._pool.queue_of(key)
         if queue:
-            head = queue.head()
-            cost = head.template.cost if head is not None else None
+            cost = queue.mean_cost(_SAMPLE)
             if cost is None or len(queue) * cost > _SOON_SECONDS * max(1, len(queue.workers)):
                 count += len(queue)
         return count
@@ -321,8 +393,7 @@ class Lending:
         located: dict[ObjectID, wire.Whereabouts] = {}
         templates = []
         for task in tasks:
-            shape = self._shape_of(task)
-            shape.lent[node] = shape.lent.get(node, 0) + 1
+            self._shape_of(task).give(node, task)
             self.lent[node][task.spec.task_id] = task
             if task.template not in self._told_templates[node]:
                 templates.append(self._introduce(node, task.template))
@@ -372,8 +443,9 @@ class Lending:
                 if kept:
                     self._tell(node, wire.Forget(kept))
                 continue
-            if task.template.cost is not None:
-                self._shape_of(task).seconds = task.template.cost
+            shape = self._shape_of(task)
+            if shape.seconds is None:
+                shape.seconds = task.template.cost
             for value in result.values:
                 self._deliver(node, value)
             self._work.close_delivered(task)
@@ -382,10 +454,8 @@ class Lending:
         task = self.lent.get(node, {}).pop(task_id, None)
         if task is not None:
             shape = self._shapes.get(task.template.shape)
-            if shape is not None and node in shape.lent:
-                shape.lent[node] -= 1
-                if not shape.lent[node]:
-                    del shape.lent[node]
+            if shape is not None:
+                shape.take_back(node, task)
         return task
 
     def _deliver(self, node: int, value: ObjectValue) -> None:
@@ -426,10 +496,10 @@ class Lending:
             if task is not None:
                 self._work.given_back(task)
 
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that a node has, and what it has submitted there."""
+    def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Cancel a task that a node has, with `recursive` also what it has submitted there."""
         if task.lent_to in self.lent:
-            message = wire.CancelLent([task.spec.task_id], force, recursive=True)
+            message = wire.CancelLent([task.spec.task_id], force, recursive)
             self._tell(task.lent_to, message)
 
 
