@@ -86,12 +86,24 @@ class BetweenNodes:
         self.borrowing = Borrowing(self._tell)
         self.fetching = Fetching(node, objects, store, room, outgoing, self._tell, self._arrived)
         self.lending = Lending(
-            node, work, objects, pool, self.fetching, self.borrowing, outgoing, self._tell
+            node,
+            work,
+            objects,
+            pool,
+            self.fetching,
+            self.borrowing,
+            outgoing,
+            self.nodes,
+            self._tell,
         )
         self.guests = Guests(work, objects, pool, store, functions, self.borrowing, new_template)
         objects.abroad = self
         work.elsewhere = self
-        self._handlers: dict[type, Callable[[int, Any], None]] = {
+        self._handlers = self._table()
+
+    def _table(self) -> dict[type, Callable[[int, Any], None]]:
+        """Return what handles each message."""
+        return {
             wire.Lend: self._on_lend,
             wire.LentResults: lambda node, said: self.lending.results(node, said.results),
             wire.Progress: lambda node, said: self.lending.progressed(node, said.steps),
@@ -127,16 +139,17 @@ class BetweenNodes:
 
     def nodes_came(self, nodes: list[int]) -> None:
         """Note other nodes."""
-        for node in nodes:
-            if node not in self.nodes:
-                self.nodes.add(node)
-                self._objects.join(peer_process(node))
-                self.lending.node_came(node)
+        # Most pairs of many nodes never have anything to do with one another: what there is for
+        # each comes into being with the first message.
+        self.nodes.update(nodes)
 
     def said(self, node: int, message: object, now: float) -> None:
         """Take in what another node says."""
         self._now = now
         if node in self.nodes:
+            process = peer_process(node)
+            if process not in self._objects.held:
+                self._objects.join(process)
             self._handlers[type(message)](node, message)
 
     def nodes_lost(self, lost: list[tuple[int, str]], now: float) -> None:
