@@ -106,6 +106,15 @@ class Guests:
             self._work.dismiss(task)
         return [task.spec.task_id for task in found]
 
+    def give_back(self) -> None:
+        """Give all guests back to their homes that have not begun."""
+        guests: dict[int, list[TaskID]] = {}
+        for task in self._work.records.values():
+            if task.is_guest and task.state in (TaskState.READY, TaskState.WAITING):
+                guests.setdefault(node_of_peer(task.submitter), []).append(task.spec.task_id)
+        for node, task_ids in guests.items():
+            self._borrowing.say(node, wire.GiveBack(self.recall(node, task_ids)))
+
     def cancel(self, node: int, message: wire.CancelLent) -> None:
         """Cancel guests."""
         records = self._work.records

@@ -118,6 +118,7 @@ class Lending:
         self._told_functions: dict[int, set[tuple[int, FunctionID]]] = {}
         self._jobs: dict[int, set[int]] = {}
         """The nodes that tasks of a job have been lent to."""
+        self._leaving: set[int] = set()
         self._reported_at = float("-inf")
 
     # --- nodes and jobs -------------------------------------------------------------------
@@ -128,8 +129,17 @@ class Lending:
         self._told_templates[node] = set()
         self._told_functions[node] = set()
 
+    def node_leaves(self, node: int, now: float) -> None:
+        """Lend nothing more to a node that leaves."""
+        self._leaving.add(node)
+        for shape in self._shapes.values():
+            shape.leases.pop(node, None)
+            for task, _ in list(shape.bound.pop(node, {}).values()):
+                self.place(task, now)
+
     def node_lost(self, node: int, cause: str, now: float) -> None:
         """Retry what a dead node had, and place anew what was to go there."""
+        self._leaving.discard(node)
         tasks = self.lent.pop(node, {})
         self._told_templates.pop(node, None)
         self._told_functions.pop(node, None)
@@ -175,7 +185,7 @@ class Lending:
             assert record.remote is not None
             away.append(record)
             for node in record.remote.nodes:
-                if node in self.lent:
+                if node in self.lent and node not in self._leaving:
                     at[node] = at.get(node, 0) + record.remote.size
         if not task.template.feasible:
             self._work.pass_up(task)
@@ -215,7 +225,7 @@ class Lending:
             shape = self._by_number.get(lease.shape)
             if shape is None:
                 continue
-            if lease.slots and lease.node in self.lent:
+            if lease.slots and lease.node in self.lent and lease.node not in self._leaving:
                 shape.leases[lease.node] = lease.slots
             else:
                 shape.leases.pop(lease.node, None)
@@ -402,6 +412,7 @@ class Lending:
             remote = record.remote = Remote(is_ours=True)
         remote.size = value.size
         remote.nodes[node] = True
+        remote.kept_by = node
         self._work.found_elsewhere(record, value.nested)
 
     def _let_go(self, node: int, values: list[ObjectValue]) -> None:

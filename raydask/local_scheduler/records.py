@@ -315,6 +315,8 @@ class Remote:
         Whether its home has been asked for it and has not answered.
     forgotten : bool
         Whether its home has no use for copies of it any more.
+    kept_by : int
+        Of one of ours: the node that has made it and keeps it for this one; 0: none has to.
     """
 
     __slots__ = (
@@ -325,6 +327,7 @@ class Remote:
         "forgotten",
         "guards",
         "is_ours",
+        "kept_by",
         "nested",
         "nodes",
         "size",
@@ -343,6 +346,7 @@ class Remote:
         self.guards = 0
         self.asked = False
         self.forgotten = False
+        self.kept_by = 0
 
 
 class Fetch:

@@ -28,6 +28,7 @@ from raydask.local_scheduler.actions import (
     DeleteSpillFile,
     EndForkServer,
     EndProcess,
+    EndSession,
     FillMemory,
     GiveBackMemory,
     KillWorker,
@@ -206,6 +207,7 @@ class NodeServer:
             EndProcess: self._do_end_process,
             StartPull: self._do_start_pull,
             CancelPull: self._do_cancel_pull,
+            EndSession: lambda action: self.workers.end_session(),
         }
 
     def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:
@@ -598,13 +600,17 @@ class NodeServer:
                 self.links.appeared(message.nodes)
         elif isinstance(message, wire.NodesDied):
             self._on_nodes_died(message)
+        elif isinstance(message, wire.NodesLeave):
+            self.handle(events.OthersLeave(message.nodes))
         else:
             self.desk.on_global_message(message)
 
     def _on_nodes_died(self, message: wire.NodesDied) -> None:
         for node, cause in message.nodes:
             if node == self.identity.number:
-                self.workers.end_session(f"the cluster has given this node up: {cause}")
+                has_left = cause == wire.HAS_LEFT
+                reason = "" if has_left else f"the cluster has given this node up: {cause}"
+                self.workers.end_session(reason)
                 return
         if self.links is not None:
             self.links.died(message.nodes)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
-from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID
+from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID, peer_process
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
@@ -50,6 +50,7 @@ from raydask.wire.messages import (
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.between_nodes import BetweenNodes
+    from raydask.local_scheduler.draining import Draining
 
 
 class Journals(NamedTuple):
@@ -145,6 +146,7 @@ class LocalScheduler:
         )
         self.tasks = self._work.records
         self.between: BetweenNodes | None = None
+        self.draining: Draining | None = None
         self._node = NodeNumber(node)
         self._now = 0.0
         self._handlers = self._table()
@@ -191,6 +193,8 @@ class LocalScheduler:
             events.LeasesChanged: self._on_leases_changed,
             events.RoomAnswered: self._on_room_answered,
             events.PullEnded: self._on_pull_ended,
+            events.DrainRequested: self._on_drain_requested,
+            events.OthersLeave: self._on_others_leave,
             events.ClockTicked: self._on_tick,
         }
 
@@ -349,7 +353,7 @@ class LocalScheduler:
             task = self._passed_up.take(task_id)
             if task is None or task.state != TaskState.WAITING:
                 continue
-            if self.between is not None and node in self.between.nodes:
+            if self.between is not None and self.between.takes_tasks(node):
                 elsewhere.setdefault((node, task.job), []).append(task)
             elif task.template.feasible:
                 self.pool.ready(task)
@@ -364,6 +368,8 @@ class LocalScheduler:
         self.actors.report_all()
         if self.between is not None:
             self.between.lending.ask_again()
+        if self.draining is not None:
+            self.draining.say_so()
 
     def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
         for task_id in event.task_ids:
@@ -494,6 +500,10 @@ class LocalScheduler:
         self._interruptions.act_on_overdue(self.pool.tick(self._now), self._now)
         self.actors.tick(self._now)
         self.room.tick(self._now)
+        if self.draining is not None:
+            if self.between is not None:
+                self.between.leave()
+            self.draining.tick(self._now)
         if len(self.pool.job_settings) > len(self._jobs):
             # Jobs without a driver live as long as their detached actors.
             actors = self.actors.records.values()
@@ -547,6 +557,7 @@ class LocalScheduler:
             or self.room.is_waited_for
             or self.memory.is_urgent
             or (self.between is not None and self.between.is_busy)
+            or self.draining is not None
         )
 
     # --- other nodes ----------------------------------------------------------------------
@@ -579,6 +590,7 @@ class LocalScheduler:
                 self._new_template,
                 self._end_job,
             )
+            self.between.draining = self.draining
         self.between.nodes_came(event.nodes)
 
     def _on_nodes_lost(self, event: events.NodesLost) -> None:
@@ -600,3 +612,29 @@ class LocalScheduler:
     def _on_pull_ended(self, event: events.PullEnded) -> None:
         if self.between is not None:
             self.between.fetching.pull_ended(event.number, event.error)
+
+    # --- leaving --------------------------------------------------------------------------
+
+    def _on_drain_requested(self, event: events.DrainRequested) -> None:
+        deadline = self._now + event.seconds
+        if self.draining is not None:
+            self.draining.hasten(deadline)
+            return
+        from raydask.local_scheduler.draining import Draining, what_is_left
+
+        self.draining = Draining(
+            self._now,
+            deadline,
+            self._outgoing,
+            lambda: what_is_left(self, len(self._jobs)),
+            lambda: self.between.nodes if self.between is not None else (),
+            lambda node, message: self._outgoing.actions.append(Send(peer_process(node), message)),
+            is_last=event.is_last,
+        )
+        if self.between is not None:
+            self.between.draining = self.draining
+        self.pool.reclaim_guests()
+
+    def _on_others_leave(self, event: events.OthersLeave) -> None:
+        if self.between is not None:
+            self.between.nodes_leave(event.nodes, self._now)

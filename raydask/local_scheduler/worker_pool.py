@@ -503,6 +503,13 @@ class WorkerPool:
             self.make_idle(worker, now)
         return taken
 
+    def reclaim_guests(self) -> None:
+        """Have workers give back the tasks of other nodes that stand behind what they run."""
+        for worker in self.workers.values():
+            if len(worker.queue) > 1 and worker.shape is not None and worker.shape[2]:
+                worker.reclaiming = True
+                self._outgoing.actions.append(SendControl(worker.process, Reclaim()))
+
     # --- blocking -------------------------------------------------------------------------
 
     def block(self, worker: WorkerRecord, object_ids: set[ObjectID]) -> None:
