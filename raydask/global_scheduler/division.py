@@ -33,6 +33,7 @@ first and as much of each as there is: a home then talks to few nodes.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -379,10 +380,13 @@ def _total_of(claims: list[Claim]) -> dict[str, int]:
 
 def _room(amounts: Mapping[str, int], resources: Amounts) -> int:
     """Return for how many slots there is room."""
-    if len(resources) == 1:
-        ((name, amount),) = resources
-        return amounts.get(name, 0) // amount
-    return min(amounts.get(name, 0) // amount for name, amount in resources)
+    # This is most of what a division does: a loop takes half of what min and a generator do.
+    room = sys.maxsize
+    for name, amount in resources:
+        here = amounts.get(name, 0) // amount
+        if here < room:  # noqa: PLR1730  (min would be a call)
+            room = here
+    return room
 
 
 def _free_room(node: Capacity, resources: Amounts) -> int:

@@ -183,8 +183,8 @@ class BetweenNodes:
         """Begin what can be begun, and say what is to be said; called after each event."""
         self._now = now
         self.evacuation.balance(now)
-        self.fetching.advance(now)
         self.lending.balance(now)
+        self.fetching.advance(now)
         self.guests.flush()
         self.borrowing.flush()
 
@@ -408,7 +408,7 @@ class BetweenNodes:
         if record.value is None:
             self.fetching.unwanted(record)
             bare = ObjectValue(value.object_id, value.kind, value.data)
-            self._work.came(record, bare)
+            self._work.came(record, bare, value.nested)
 
     def _take_place(self, place: wire.Whereabouts, node: int) -> None:
         record = self._objects.records.get(place.object_id)
@@ -489,13 +489,14 @@ class BetweenNodes:
 
     def _on_forget(self, node: int, message: wire.Forget) -> None:
         for object_id in message.object_ids:
+            if self.guests.forget(node, object_id):
+                continue
             record = self._objects.records.get(object_id)
             if record is None or record.remote is None or record.remote.is_ours:
                 continue
             record.remote.forgotten = True
             self._objects.release(peer_process(node), [object_id])
             self._objects.settle(record)
-
 
     # --- nodes that leave -----------------------------------------------------------------
 
@@ -519,6 +520,7 @@ class BetweenNodes:
         for node in self.nodes:
             process = peer_process(node)
             held |= self._objects.held.get(process, set())
+            held |= self.guests.carried.get(node, {}).keys()
             pinned |= self._objects.pins.get(process, {}).keys()
         if held:
             return f"{len(held)} objects that other nodes hold"

@@ -20,10 +20,12 @@ as there are others, and then simply ends.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sized
+from math import inf
 from typing import TYPE_CHECKING
 
-from raydask.local_scheduler.actions import EndSession, SendGlobal
+from raydask.ids import peer_process
+from raydask.local_scheduler.actions import EndSession, Send, SendGlobal
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.tasks import OPEN
 from raydask.wire.messages import LeaveCluster, Part
@@ -36,18 +38,6 @@ _PAUSE_SECONDS = 0.05
 """Before all are asked again, because something had been under way."""
 _LET_GO_SECONDS = 5.0
 """How long the global scheduler may take to let a node go."""
-
-
-def what_is_left(core: LocalScheduler, drivers: int) -> str:
-    """Say what a node waits for that leaves, for people; empty: nothing."""
-    if drivers:
-        return f"{drivers} programs that are connected to it"
-    actors = len(core.actors.living)
-    if actors:
-        return f"{actors} actors that live on it"
-    if any(task.state in OPEN for task in core.tasks.values()):
-        return "tasks that have not ended"
-    return core.between.what_is_left() if core.between is not None else ""
 
 
 class Stage(enum.Enum):
@@ -63,10 +53,10 @@ class Draining:
 
     Parameters
     ----------
-    now, deadline : float
     outgoing : Outgoing
     left : callable
-        Says what is left to wait for, for people; empty: nothing.
+        Lets go of what can be let go of, and says what is left to wait for, for people; empty:
+        nothing.
     others : callable
         Returns the other nodes.
     tell : callable
@@ -78,14 +68,13 @@ class Draining:
     ----------
     stage : Stage
     deadline : float
+        Never, until `hasten` has been called.
     awaited : str
         What is waited for, as of the last tick.
     """
 
     def __init__(
         self,
-        now: float,
-        deadline: float,
         outgoing: Outgoing,
         left: Callable[[], str],
         others: Callable[[], Collection[int]],
@@ -94,7 +83,7 @@ class Draining:
         is_last: bool = False,
     ) -> None:
         self.stage = Stage.WAITING
-        self.deadline = deadline
+        self.deadline = inf
         self.awaited = ""
         self._outgoing = outgoing
         self._left = left
@@ -104,7 +93,7 @@ class Draining:
         self._number = 0
         self._unanswered: set[int] = set()
         self._was_settled = True
-        self._since = now
+        self._since = -inf
         self.say_so()
 
     def say_so(self) -> None:
@@ -168,3 +157,49 @@ class Draining:
 
     def _tell_global(self, message: LeaveCluster) -> None:
         self._outgoing.actions.append(SendGlobal(message))
+
+
+def begin_to_leave(
+    core: LocalScheduler, outgoing: Outgoing, drivers: Sized, is_last: bool
+) -> Draining:
+    """Have a node leave: give back guests that stand behind others, tell the global scheduler.
+
+    Parameters
+    ----------
+    core : LocalScheduler
+        Of the node.
+    outgoing : Outgoing
+    drivers : Sized
+        Those that are connected.
+    is_last : bool
+        Whether it stays for as long as there are others.
+    """
+
+    def left() -> str:
+        if core.between is not None:
+            core.between.leave()
+        return what_is_left(core, len(drivers))
+
+    def others() -> Collection[int]:
+        return core.between.nodes if core.between is not None else ()
+
+    def tell(node: int, message: object) -> None:
+        outgoing.actions.append(Send(peer_process(node), message))
+
+    draining = Draining(outgoing, left, others, tell, is_last=is_last)
+    if core.between is not None:
+        core.between.draining = draining
+    core.pool.reclaim_guests()
+    return draining
+
+
+def what_is_left(core: LocalScheduler, drivers: int) -> str:
+    """Say what a node waits for that leaves, for people; empty: nothing."""
+    if drivers:
+        return f"{drivers} programs that are connected to it"
+    actors = len(core.actors.living)
+    if actors:
+        return f"{actors} actors that live on it"
+    if any(task.state in OPEN for task in core.tasks.values()):
+        return "tasks that have not ended"
+    return core.between.what_is_left() if core.between is not None else ""

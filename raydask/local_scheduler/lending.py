@@ -188,7 +188,7 @@ class Lending:
                 if node in self.lent and node not in self._leaving:
                     at[node] = at.get(node, 0) + record.remote.size
         if not task.template.feasible:
-            self._work.pass_up(task)
+            self._work.passed_up.pass_up(task, self._work.now)
             return
         best = max(at, key=at.__getitem__, default=0)
         if not best or at[best] <= here:
@@ -355,6 +355,7 @@ class Lending:
                 specs,
                 list(values.values()),
                 list(located.values()),
+                self._pool.starts.modules.get(job, []),
             ),
         )
 
@@ -385,7 +386,7 @@ class Lending:
                 self._shape_of(task).seconds = task.template.cost
             for value in result.values:
                 self._deliver(node, value)
-            self._work.close_lent(task)
+            self._work.close_delivered(task)
 
     def _take(self, node: int, task_id: TaskID) -> TaskRecord | None:
         task = self.lent.get(node, {}).pop(task_id, None)

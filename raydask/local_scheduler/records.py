@@ -229,6 +229,21 @@ class TaskRecord:
             )
         )
 
+    def event(self, kind: tables.EventKind, now: float, node: int, error: str) -> tables.TaskEvent:
+        """Return what has happened to the task, for the stream of events."""
+        return tables.TaskEvent(
+            kind,
+            now,
+            self.spec.task_id.hex(),
+            self.template.template.name,
+            self.job,
+            node,
+            self.worker_pid,
+            self.attempts,
+            self.started,
+            error,
+        )
+
 
 class ObjectRecord:
     """An object that this node is the home of.

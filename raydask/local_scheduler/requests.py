@@ -225,13 +225,13 @@ class RequestDesk:
         self._numbers += 1
         message.number = self._numbers
         self._asked[self._numbers] = (peer.process, number, message)
-        self._server.send_global(message)
+        self._server.cluster.send(message)
         return _LATER
 
     def ask_again(self) -> None:
         """Ask a global scheduler that has just come what another has not answered."""
         for _, _, message in self._asked.values():
-            self._server.send_global(message)
+            self._server.cluster.send(message)
 
     # --- the cluster ----------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
-from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID, peer_process
+from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
@@ -153,6 +153,7 @@ class LocalScheduler:
 
     def _table(self) -> dict[type, Callable[[Any], None]]:
         """Return what handles each event."""
+        objects = self.objects
         return {
             events.DriverJoined: self._on_driver_joined,
             events.DriverLeft: self._on_driver_left,
@@ -168,11 +169,11 @@ class LocalScheduler:
             events.ObjectsWatched: self._on_watched,
             events.WorkerUnblocked: self._on_unblocked,
             events.ObjectsPut: self._on_put,
-            events.ObjectsPromised: self._on_promised,
-            events.ObjectsAcquired: self._on_acquired,
-            events.ObjectsReleased: self._on_released,
-            events.ObjectsPinned: self._on_pinned,
-            events.ObjectsUnpinned: self._on_unpinned,
+            events.ObjectsPromised: lambda event: objects.promise(event.process, event.object_ids),
+            events.ObjectsAcquired: lambda event: objects.acquire(event.process, event.object_ids),
+            events.ObjectsReleased: lambda event: objects.release(event.process, event.object_ids),
+            events.ObjectsPinned: lambda event: objects.pin(event.process, event.object_ids),
+            events.ObjectsUnpinned: lambda event: objects.unpin(event.process, event.object_ids),
             events.RegionRequested: self._on_region_requested,
             events.RegionsRetired: self._on_regions_retired,
             events.SpillEnded: self._on_spill_ended,
@@ -358,7 +359,7 @@ class LocalScheduler:
             elif task.template.feasible:
                 self.pool.ready(task)
             else:
-                self._work.pass_up(task)  # the node has died meanwhile
+                self._work.passed_up.pass_up(task, self._work.now)  # the node has died meanwhile
         for (node, _), tasks in elsewhere.items():
             assert self.between is not None
             self.between.lending.lend(node, tasks)
@@ -434,21 +435,6 @@ class LocalScheduler:
             if tell:
                 self.objects.request(event.holder, [value.object_id])
 
-    def _on_promised(self, event: events.ObjectsPromised) -> None:
-        self.objects.promise(event.process, event.object_ids)
-
-    def _on_acquired(self, event: events.ObjectsAcquired) -> None:
-        self.objects.acquire(event.process, event.object_ids)
-
-    def _on_released(self, event: events.ObjectsReleased) -> None:
-        self.objects.release(event.process, event.object_ids)
-
-    def _on_pinned(self, event: events.ObjectsPinned) -> None:
-        self.objects.pin(event.process, event.object_ids)
-
-    def _on_unpinned(self, event: events.ObjectsUnpinned) -> None:
-        self.objects.unpin(event.process, event.object_ids)
-
     # --- room in the object store ---------------------------------------------------------
 
     def _on_region_requested(self, event: events.RegionRequested) -> None:
@@ -501,8 +487,6 @@ class LocalScheduler:
         self.actors.tick(self._now)
         self.room.tick(self._now)
         if self.draining is not None:
-            if self.between is not None:
-                self.between.leave()
             self.draining.tick(self._now)
         if len(self.pool.job_settings) > len(self._jobs):
             # Jobs without a driver live as long as their detached actors.
@@ -565,13 +549,7 @@ class LocalScheduler:
     @property
     def lent_resources(self) -> dict[str, int]:
         """What tasks of other nodes use here, in steps of 1 / ``RESOURCE_UNIT``."""
-        lent: dict[str, int] = {}
-        if self.between is not None:
-            for worker in self.pool.workers.values():
-                if worker.shape is not None and worker.shape[2] and worker.blocked_on is None:
-                    for name, amount in (worker.allocation or {}).items():
-                        lent[name] = lent.get(name, 0) + amount
-        return lent
+        return self.pool.lent_resources() if self.between is not None else {}
 
     def _on_nodes_came(self, event: events.NodesCame) -> None:
         if self.between is None:
@@ -616,24 +594,11 @@ class LocalScheduler:
     # --- leaving --------------------------------------------------------------------------
 
     def _on_drain_requested(self, event: events.DrainRequested) -> None:
-        deadline = self._now + event.seconds
-        if self.draining is not None:
-            self.draining.hasten(deadline)
-            return
-        from raydask.local_scheduler.draining import Draining, what_is_left
+        if self.draining is None:
+            from raydask.local_scheduler.draining import begin_to_leave
 
-        self.draining = Draining(
-            self._now,
-            deadline,
-            self._outgoing,
-            lambda: what_is_left(self, len(self._jobs)),
-            lambda: self.between.nodes if self.between is not None else (),
-            lambda node, message: self._outgoing.actions.append(Send(peer_process(node), message)),
-            is_last=event.is_last,
-        )
-        if self.between is not None:
-            self.between.draining = self.draining
-        self.pool.reclaim_guests()
+            self.draining = begin_to_leave(self, self._outgoing, self._jobs, event.is_last)
+        self.draining.hasten(self._now + event.seconds)
 
     def _on_others_leave(self, event: events.OthersLeave) -> None:
         if self.between is not None:

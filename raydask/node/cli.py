@@ -157,6 +157,8 @@ def start(
             labels=texts,
             network=network,
         )
+        if block:
+            _heed_sigterm()
         supervised = launcher.Supervised(options)
         supervised.start()
         _say_what_runs(options.folder, head)
@@ -189,13 +191,16 @@ def _say_what_runs(folder: str, head: bool) -> None:
     click.echo("  end it:               raydask stop")
 
 
+def _heed_sigterm() -> None:
+    """End this process on SIGTERM, which it would not even hear as the first of a container."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+
+
 def _stay(supervised: launcher.Supervised, folder: str, drain_seconds: float | None) -> None:
-    """Wait until the session ends; end it, or let it leave, if this process is told to.
+    """Wait until the session ends; end it, or let it leave, if this process is told to end.
 
     Told to a second time, it ends the session at once.
     """
-    # As the first process of a container it would not even hear a signal that it does not handle.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         try:
             reason = supervised.wait()

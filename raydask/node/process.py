@@ -268,9 +268,9 @@ async def _keep_global(server: NodeServer, way: _WayToGlobal) -> None:
             failure = str(error) or "it is too slow"
         else:
             begun = loop.time()
-            server.connect_global(protocol)
+            server.cluster.connected(protocol)
             await lost.wait()
-            server.lost_global()
+            server.cluster.lost()
             failure = "it closes the connection"
             if loop.time() - begun > _LASTING_SECONDS:
                 alone_since = loop.time()

@@ -755,6 +755,8 @@ class Lend(msgspec.Struct, array_like=True):
         Inputs that travel in messages, those the sender has.
     located : list of Whereabouts
         Of the other inputs.
+    modules : list of str
+        What the job's functions import, as in ``Preload``.
     """
 
     settings: JobSettings
@@ -762,6 +764,7 @@ class Lend(msgspec.Struct, array_like=True):
     specs: list[TaskSpec]
     values: list[ObjectValue]
     located: list[Whereabouts]
+    modules: list[str] = []
 
 
 class LentResults(msgspec.Struct, array_like=True):
