@@ -65,11 +65,22 @@ class Capacity:
         What tasks of other homes use.
     is_awaited : bool
         Whether it is out of touch and gets nothing new.
+    is_leaving : bool
+        Whether it leaves: nobody has a lease at it.
     free, idle : dict of str to int
         What the division under way has left of the spare, and of what is idle.
     """
 
-    __slots__ = ("available", "free", "idle", "is_awaited", "lent", "number", "total")
+    __slots__ = (
+        "available",
+        "free",
+        "idle",
+        "is_awaited",
+        "is_leaving",
+        "lent",
+        "number",
+        "total",
+    )
 
     def __init__(self, number: NodeNumber, total: Mapping[str, int]) -> None:
         self.number = number
@@ -77,11 +88,14 @@ class Capacity:
         self.available = dict(total)
         self.lent: dict[str, int] = {}
         self.is_awaited = False
+        self.is_leaving = False
         self.free: dict[str, int] = {}
         self.idle: dict[str, int] = {}
 
     def spare(self) -> dict[str, int]:
-        """Return what its own tasks do not use."""
+        """Return what its own tasks do not use; nothing while it leaves."""
+        if self.is_leaving:
+            return {}
         available, lent = self.available, self.lent
         spare = {
             name: max(0, min(total, available.get(name, 0) + lent.get(name, 0)))

@@ -66,6 +66,7 @@ class Lessor:
         node = self._nodes[number] = Capacity(number, total)
         if before is not None:
             node.available, node.lent = before.available, before.lent
+            node.is_leaving = before.is_leaving
         self._claims.pop(number, None)
         self._urgent = True
 
@@ -83,6 +84,13 @@ class Lessor:
         node = self._nodes.get(number)
         if node is not None:
             node.is_awaited = True
+
+    def let_leave(self, number: NodeNumber) -> None:
+        """End the leases at this node: it leaves.  As a home it goes on."""
+        node = self._nodes.get(number)
+        if node is not None and not node.is_leaving:
+            node.is_leaving = True
+            self._urgent = True
 
     def remove_node(self, number: NodeNumber) -> None:
         """End the leases of a node that is dead, and those at it."""

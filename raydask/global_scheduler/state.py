@@ -33,6 +33,7 @@ from raydask.control.tables import ActorEntry, NodeEntry
 from raydask.control.tables import ActorState as ActorStateName
 from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Action, Disconnect, Persist, Send, WakeAfter
+from raydask.global_scheduler.departures import Departures
 from raydask.global_scheduler.leases import Lessor
 from raydask.global_scheduler.names import NameTable
 from raydask.global_scheduler.partings import Partings
@@ -47,6 +48,7 @@ from raydask.global_scheduler.records import ActorRecord, NameRecord, NodeRecord
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
+    HAS_LEFT,
     ActorFound,
     ActorPlaced,
     ActorState,
@@ -117,6 +119,7 @@ class GlobalScheduler:
         self._buried: dict[NodeNumber, str] = {}
         """Nodes that are dead, and why."""
         self._partings = Partings()
+        self._departures = Departures()
         self._lessor = Lessor()
         self._wakes_at = float("-inf")
         self._actors: dict[ActorID, ActorRecord] = {}
@@ -133,6 +136,7 @@ class GlobalScheduler:
             events.LoadReported: self._on_load,
             events.NodeLost: self._on_lost,
             events.NodeComplained: self._on_complained,
+            events.NodeLeaves: self._on_leaves,
             events.DemandsStated: self._on_demands,
             events.TasksPassedUp: self._on_passed_up,
             events.ActorRequested: self._on_actor_requested,
@@ -231,6 +235,7 @@ class GlobalScheduler:
         linked = [(int(other.number), other.link, other.data) for other in others if other.link]
         if linked:
             self._actions.append(Send(node.number, NodesAppeared(linked)))
+        self._actions += self._departures.introduce(node.number)
         if self._buried:
             dead = [(int(number), cause) for number, cause in self._buried.items()]
             self._actions.append(Send(node.number, NodesDied(dead)))
@@ -278,6 +283,17 @@ class GlobalScheduler:
         elif event.node in self._nodes:
             self._partings.complain(event.node, event.about, event.cause, self._now)
 
+    def _on_leaves(self, event: events.NodeLeaves) -> None:
+        node = self._nodes.get(event.node)
+        if node is None:
+            return
+        self._actions += self._departures.begin(node.number, self._connected())
+        self._lessor.let_leave(node.number)
+        if event.done and not node.entry.head:
+            self._partings.forget(node.number)
+            self._declare_dead(node.number, HAS_LEFT)
+            self._place(list(self._unplaced.values()))
+
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._names.lapse(self._now)
         cause = f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
@@ -304,6 +320,7 @@ class GlobalScheduler:
         news = NodesDied([(int(number), cause)])
         self._actions += [Send(node.number, news) for node in self._connected()]
         self._buried[number] = cause
+        self._departures.forget(number)
         self._lessor.remove_node(number)
         node = self._nodes.get(number)
         if node is not None:  # it may never have come to this global scheduler
@@ -396,17 +413,19 @@ class GlobalScheduler:
 
     def _place(self, items: Iterable[Unplaced]) -> None:
         """Place what can be placed, and report what no node could run, once."""
-        connected = self._connected()
+        connected = self._departures.staying(self._connected())
         placed: dict[NodeNumber, list[tuple[TaskID, int]]] = {}
         infeasible: dict[tuple[NodeNumber, frozenset[tuple[str, int]]], list[TaskID]] = {}
         for item in items:
             asking = self._nodes.get(item.node)
             if asking is None or asking.lost_at is not None:
                 continue  # it could not be told now
-            if item.is_actor:
+            if item.is_actor and asking.number not in self._departures:
                 target = node_for_actor(connected, asking, item.wanted)
             else:
                 target = best_node(connected, item.wanted)
+            if target is None and is_feasible(asking, item.wanted):
+                target = asking  # it leaves, and its own programs go on until they have ended
             if target is not None:
                 del self._unplaced[item.identifier]
                 note_placement(target, item.wanted)
@@ -426,7 +445,8 @@ class GlobalScheduler:
             self._actions.append(Send(node, Infeasible(identifiers, detail)))
 
     def _could_run(self, wanted: dict[str, int]) -> bool:
-        return any(is_feasible(node, wanted) for node in self._nodes.values())
+        staying = self._departures.staying(self._nodes.values())
+        return any(is_feasible(node, wanted) for node in staying)
 
     def _place_actor(self, actor_id: ActorID, asking: NodeNumber, target: NodeNumber) -> None:
         actor = self._actors.get(actor_id)

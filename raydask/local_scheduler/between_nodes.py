@@ -18,6 +18,8 @@ from raydask.errors import OwnerDiedError
 from raydask.ids import NodeNumber, ObjectID, ProcessNumber, home_of, node_of_peer, peer_process
 from raydask.local_scheduler.actions import Send
 from raydask.local_scheduler.borrowing import Borrowing
+from raydask.local_scheduler.draining import Draining
+from raydask.local_scheduler.evacuation import Evacuation
 from raydask.local_scheduler.fetching import Arrived, Fetching
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.guests import Guests
@@ -96,6 +98,9 @@ class BetweenNodes:
             self.nodes,
             self._tell,
         )
+        self.evacuation = Evacuation(objects, self.fetching, self._tell)
+        self.draining: Draining | None = None
+        """Set while this node itself leaves."""
         self.guests = Guests(work, objects, pool, store, functions, self.borrowing, new_template)
         objects.abroad = self
         work.elsewhere = self
@@ -105,7 +110,7 @@ class BetweenNodes:
         """Return what handles each message."""
         return {
             wire.Lend: self._on_lend,
-            wire.LentResults: lambda node, said: self.lending.results(node, said.results),
+            wire.LentResults: self._on_lent_results,
             wire.Progress: lambda node, said: self.lending.progressed(node, said.steps),
             wire.GiveBack: lambda node, said: self.lending.given_back(node, said.task_ids),
             wire.RecallTasks: self._on_recall,
@@ -124,6 +129,8 @@ class BetweenNodes:
             wire.CopiesMade: self._on_copies_made,
             wire.CopiesDropped: self._on_copies_dropped,
             wire.Forget: self._on_forget,
+            wire.Part: self._on_part,
+            wire.Parted: self._on_parted,
         }
 
     @property
@@ -152,6 +159,18 @@ class BetweenNodes:
                 self._objects.join(process)
             self._handlers[type(message)](node, message)
 
+    def nodes_leave(self, nodes: list[int], now: float) -> None:
+        """Begin nothing new with nodes that leave, and bring here what they keep."""
+        self._now = now
+        for node in nodes:
+            if node in self.nodes and node not in self.evacuation.leaving:
+                self.evacuation.begin(node)
+                self.lending.node_leaves(node, now)
+
+    def takes_tasks(self, node: int) -> bool:
+        """Say whether tasks can be lent to a node."""
+        return node in self.nodes and node not in self.evacuation.leaving
+
     def nodes_lost(self, lost: list[tuple[int, str]], now: float) -> None:
         """Do without nodes that have died."""
         self._now = now
@@ -159,6 +178,7 @@ class BetweenNodes:
             if node not in self.nodes:
                 continue
             self.nodes.discard(node)
+            self.evacuation.node_lost(node)
             self.borrowing.node_lost(node)
             self._objects.leave(peer_process(node))
             for job in self.guests.node_lost(node):
@@ -175,6 +195,7 @@ class BetweenNodes:
     def balance(self, now: float) -> None:
         """Begin what can be begun, and say what is to be said; called after each event."""
         self._now = now
+        self.evacuation.balance(now)
         self.lending.balance(now)
         self.fetching.advance(now)
         self.guests.flush()
@@ -199,7 +220,7 @@ class BetweenNodes:
     @property
     def is_busy(self) -> bool:
         """Whether the clock must tick often."""
-        return self.lending.is_busy or self.fetching.is_busy
+        return self.lending.is_busy or self.fetching.is_busy or self.evacuation.is_busy
 
     # --- objects (Abroad) -----------------------------------------------------------------
 
@@ -284,6 +305,8 @@ class BetweenNodes:
         """Take in the value of an object that was elsewhere."""
         object_id = arrived.record.object_id
         self._work.came(arrived.record, arrived.value)
+        if self.evacuation.leaving:
+            self.evacuation.arrived(arrived.record)
         if arrived.value.kind == _STORED:
             self.fetching.pin_for_readers(object_id)
 
@@ -367,6 +390,17 @@ class BetweenNodes:
                 for record in wanted_by(task, self._objects):
                     if record.remote is not None and not record.remote.exists:
                         self.fetching.ask_home(record)
+        if self.draining is not None:
+            self.guests.give_back()
+
+    def _on_lent_results(self, node: int, message: wire.LentResults) -> None:
+        self.lending.results(node, message.results)
+        if node in self.evacuation.leaving:
+            records = self._objects.records
+            values = (value for result in message.results for value in result.values)
+            self.evacuation.bring(
+                [records[value.object_id] for value in values if value.object_id in records]
+            )
 
     def _on_recall(self, node: int, message: wire.RecallTasks) -> None:
         task_ids = self.guests.recall(node, message.task_ids)
@@ -468,12 +502,46 @@ class BetweenNodes:
 
     def _on_forget(self, node: int, message: wire.Forget) -> None:
         for object_id in message.object_ids:
+            if self.guests.forget(node, object_id):
+                continue
             record = self._objects.records.get(object_id)
             if record is None or record.remote is None or record.remote.is_ours:
                 continue
             record.remote.forgotten = True
             self._objects.release(peer_process(node), [object_id])
             self._objects.settle(record)
+
+    # --- nodes that leave -----------------------------------------------------------------
+
+    def _on_part(self, node: int, message: wire.Part) -> None:
+        self.nodes_leave([node], self._now)
+        settled = not self.lending.lent.get(node)
+        self.borrowing.say(node, wire.Parted(message.number, settled))
+
+    def _on_parted(self, node: int, message: wire.Parted) -> None:
+        if self.draining is not None:
+            self.draining.parted(node, message.number, settled=message.settled)
+
+    def leave(self) -> None:
+        """Give back guests and copies, to leave; called again and again."""
+        self.guests.give_back()
+        self.make_room(self._store.capacity)
+
+    def what_is_left(self) -> str:
+        """Say what of this node others still need; empty: nothing."""
+        held, pinned = set[ObjectID](), set[ObjectID]()
+        for node in self.nodes:
+            process = peer_process(node)
+            held |= self._objects.held.get(process, set())
+            held |= self.guests.carried.get(node, {}).keys()
+            pinned |= self._objects.pins.get(process, {}).keys()
+        if held:
+            return f"{len(held)} objects that other nodes hold"
+        if pinned:
+            return f"{len(pinned)} objects that other nodes read"
+        if self.fetching.is_busy:
+            return "objects on their way here"
+        return "answers of other nodes" if self.borrowing.has_to_tell else ""
 
 
 def _without_owner(object_id: ObjectID, cause: str) -> ObjectValue:

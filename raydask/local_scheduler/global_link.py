@@ -95,6 +95,8 @@ class GlobalLink:
                 server.links.appeared(message.nodes)
         elif isinstance(message, wire.NodesDied):
             self._on_nodes_died(message)
+        elif isinstance(message, wire.NodesLeave):
+            server.handle(events.OthersLeave(message.nodes))
         else:
             server.desk.on_global_message(message)
 
@@ -102,7 +104,9 @@ class GlobalLink:
         server = self._server
         for node, cause in message.nodes:
             if node == server.identity.number:
-                server.workers.end_session(f"the cluster has given this node up: {cause}")
+                has_left = cause == wire.HAS_LEFT
+                reason = "" if has_left else f"the cluster has given this node up: {cause}"
+                server.workers.end_session(reason)
                 return
         if server.links is not None:
             server.links.died(message.nodes)

@@ -111,14 +111,25 @@ class Lending:
         self._told_functions: dict[int, set[tuple[int, FunctionID]]] = {}
         self._jobs: dict[int, set[int]] = {}
         """The nodes that tasks of a job have been lent to."""
+        self._leaving: set[int] = set()
         self._reported_at = float("-inf")
         self._recalled_at = float("-inf")
         self._now = 0.0
 
     # --- nodes and jobs -------------------------------------------------------------------
 
+    def node_leaves(self, node: int, now: float) -> None:
+        """Lend nothing more to a node that leaves."""
+        self._leaving.add(node)
+        for shape in self._shapes.values():
+            shape.lease(node, 0)
+            for task, _ in list(shape.bound.get(node, {}).values()):
+                shape.unbind(task)
+                self.place(task, now)
+
     def node_lost(self, node: int, cause: str, now: float) -> None:
         """Retry what a dead node had, and place anew what was to go there."""
+        self._leaving.discard(node)
         tasks = self.lent.pop(node, {})
         self._told_templates.pop(node, None)
         self._told_functions.pop(node, None)
@@ -162,7 +173,7 @@ class Lending:
             assert record.remote is not None
             away.append(record)
             for node in record.remote.nodes:
-                if node in self._nodes:
+                if node in self._nodes and node not in self._leaving:
                     at[node] = at.get(node, 0) + record.remote.size
         if not task.template.feasible:
             self._work.passed_up.pass_up(task, self._work.now)
@@ -202,7 +213,8 @@ class Lending:
             shape = self._by_number.get(lease.shape)
             if shape is None:
                 continue
-            shape.lease(lease.node, lease.slots if lease.node in self._nodes else 0)
+            lends = lease.node in self._nodes and lease.node not in self._leaving
+            shape.lease(lease.node, lease.slots if lends else 0)
 
     def balance(self, now: float) -> None:
         """Lend what can be lent, and say what else is wanted; called after each event."""
@@ -459,6 +471,7 @@ class Lending:
             remote = record.remote = Remote(is_ours=True)
         remote.size = value.size
         remote.nodes[node] = True
+        remote.kept_by = node
         self._work.found_elsewhere(record, value.nested)
 
     def _let_go(self, node: int, values: list[ObjectValue]) -> None:

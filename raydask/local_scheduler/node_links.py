@@ -163,7 +163,10 @@ class NodeLinks:
         way = self._ways.get(number)
         if way is None or way.is_lost:
             return
-        _log.warning("node %d cannot be reached: %s", number, cause)
+        between = self._server.core.between
+        leaves = between is not None and number in between.evacuation.leaving
+        # One that leaves may have gone before this has been said.
+        _log.log(logging.INFO if leaves else logging.WARNING, "node %d is lost: %s", number, cause)
         self._drop(way)
         self._server.cluster.send(wire.NodeUnreachable(number, cause))
 

@@ -330,6 +330,8 @@ class Remote:
         Whether its home has been asked for it and has not answered.
     forgotten : bool
         Whether its home has no use for copies of it any more.
+    kept_by : int
+        Of one of ours: the node that has made it and keeps it for this one; 0: none has to.
     """
 
     __slots__ = (
@@ -340,6 +342,7 @@ class Remote:
         "forgotten",
         "guards",
         "is_ours",
+        "kept_by",
         "nested",
         "nodes",
         "size",
@@ -358,6 +361,7 @@ class Remote:
         self.guards = 0
         self.asked = False
         self.forgotten = False
+        self.kept_by = 0
 
 
 class Fetch:

@@ -69,6 +69,7 @@ class RequestDesk:
             "resources": self._resources,
             "memory": self._memory,
             "end_session": self._end_session,
+            "drain": self._drain,
         }
 
     def on_request(self, peer: Peer, message: wire.Request) -> None:
@@ -126,6 +127,11 @@ class RequestDesk:
         return _LATER
 
     def _end_session(self, peer: Peer, number: int, payload: bytes) -> object:
+        self._refuse_to_end_what_a_program_has()
+        self._server.later(0.0, self._server.workers.end_session)  # the answer goes first
+        return True
+
+    def _refuse_to_end_what_a_program_has(self) -> None:
         server = self._server
         if not server.identity.is_detached:
             pids = [each.hello.pid for each in server.peers.values() if each.hello.role == "driver"]
@@ -133,8 +139,16 @@ class RequestDesk:
                 f"the session in {server.identity.session} ends with the program that started it "
                 f"(its drivers are the processes {', '.join(map(str, sorted(pids)))}); end that"
             )
-        server.later(0.0, server.workers.end_session)  # the answer goes first
-        return True
+
+    def _drain(self, peer: Peer, number: int, payload: bytes) -> object:
+        """Let the node leave, or go on with that; the answer says what it waits for."""
+        seconds, by_owner = msgspec.msgpack.decode(payload, type=tuple[float, bool])
+        if not by_owner:
+            self._refuse_to_end_what_a_program_has()
+        server = self._server
+        server.handle(events.DrainRequested(seconds, is_last=not server.identity.cluster))
+        draining = server.core.draining
+        return "" if draining is None else draining.awaited
 
     def _answer_when_quiet(self, peer: Peer, number: int, before: int, deadline: float) -> None:
         """Answer when nothing more comes of what the driver's tasks have printed."""

@@ -28,6 +28,7 @@ from raydask.local_scheduler.actions import (
     DeleteSpillFile,
     EndForkServer,
     EndProcess,
+    EndSession,
     FillMemory,
     GiveBackMemory,
     KillWorker,
@@ -207,6 +208,7 @@ class NodeServer:
             EndProcess: self._do_end_process,
             StartPull: self._do_start_pull,
             CancelPull: self._do_cancel_pull,
+            EndSession: lambda action: self.workers.end_session(),
         }
 
     def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:

@@ -50,6 +50,7 @@ from raydask.wire.messages import (
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.between_nodes import BetweenNodes
+    from raydask.local_scheduler.draining import Draining
 
 
 class Journals(NamedTuple):
@@ -145,6 +146,7 @@ class LocalScheduler:
         )
         self.tasks = self._work.records
         self.between: BetweenNodes | None = None
+        self.draining: Draining | None = None
         self._node = NodeNumber(node)
         self._now = 0.0
         self._handlers = self._table()
@@ -192,6 +194,8 @@ class LocalScheduler:
             events.LeasesChanged: self._on_leases_changed,
             events.RoomAnswered: self._on_room_answered,
             events.PullEnded: self._on_pull_ended,
+            events.DrainRequested: self._on_drain_requested,
+            events.OthersLeave: self._on_others_leave,
             events.ClockTicked: self._on_tick,
         }
 
@@ -350,7 +354,7 @@ class LocalScheduler:
             task = self._passed_up.take(task_id)
             if task is None or task.state != TaskState.WAITING:
                 continue
-            if self.between is not None and node in self.between.nodes:
+            if self.between is not None and self.between.takes_tasks(node):
                 elsewhere.setdefault((node, task.job), []).append(task)
             elif task.template.feasible:
                 self.pool.ready(task)
@@ -365,6 +369,8 @@ class LocalScheduler:
         self.actors.report_all()
         if self.between is not None:
             self.between.lending.ask_again()
+        if self.draining is not None:
+            self.draining.say_so()
 
     def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
         for task_id in event.task_ids:
@@ -480,6 +486,8 @@ class LocalScheduler:
         self._interruptions.act_on_overdue(self.pool.tick(self._now), self._now)
         self.actors.tick(self._now)
         self.room.tick(self._now)
+        if self.draining is not None:
+            self.draining.tick(self._now)
         if len(self.pool.job_settings) > len(self._jobs):
             # Jobs without a driver live as long as their detached actors.
             actors = self.actors.records.values()
@@ -533,6 +541,7 @@ class LocalScheduler:
             or self.room.is_waited_for
             or self.memory.is_urgent
             or (self.between is not None and self.between.is_busy)
+            or self.draining is not None
         )
 
     # --- other nodes ----------------------------------------------------------------------
@@ -540,13 +549,7 @@ class LocalScheduler:
     @property
     def lent_resources(self) -> dict[str, int]:
         """What tasks of other nodes use here, in steps of 1 / ``RESOURCE_UNIT``."""
-        lent: dict[str, int] = {}
-        if self.between is not None:
-            for worker in self.pool.workers.values():
-                if worker.shape is not None and worker.shape[2] and worker.blocked_on is None:
-                    for name, amount in (worker.allocation or {}).items():
-                        lent[name] = lent.get(name, 0) + amount
-        return lent
+        return self.pool.lent_resources() if self.between is not None else {}
 
     def _on_nodes_came(self, event: events.NodesCame) -> None:
         if self.between is None:
@@ -565,6 +568,7 @@ class LocalScheduler:
                 self._new_template,
                 self._end_job,
             )
+            self.between.draining = self.draining
         self.between.nodes_came(event.nodes)
 
     def _on_nodes_lost(self, event: events.NodesLost) -> None:
@@ -586,3 +590,16 @@ class LocalScheduler:
     def _on_pull_ended(self, event: events.PullEnded) -> None:
         if self.between is not None:
             self.between.fetching.pull_ended(event.number, event.error)
+
+    # --- leaving --------------------------------------------------------------------------
+
+    def _on_drain_requested(self, event: events.DrainRequested) -> None:
+        if self.draining is None:
+            from raydask.local_scheduler.draining import begin_to_leave
+
+            self.draining = begin_to_leave(self, self._outgoing, self._jobs, event.is_last)
+        self.draining.hasten(self._now + event.seconds)
+
+    def _on_others_leave(self, event: events.OthersLeave) -> None:
+        if self.between is not None:
+            self.between.nodes_leave(event.nodes, self._now)
