@@ -361,6 +361,7 @@ class BetweenNodes:
             self.borrowing.say(node, wire.GiveBack(task_ids))
 
     def _on_end_job(self, node: int, message: wire.EndGuestJob) -> None:
+        self.guests.forget_templates(node, message.job)
         if message.job in self.guests.jobs:
             self._end_job(message.job)
 

@@ -157,11 +157,18 @@ class Guests:
             self._results = {}
 
     def end_job(self, job: int) -> None:
-        """Forget a job."""
+        """Forget a job.
+
+        Nodes that do not know yet that it has ended may still lend tasks of it: their templates
+        stay until they say that they do.
+        """
         self.jobs.pop(job, None)
-        for templates in self._templates.values():
-            for number in [each for each, known in templates.items() if known.shape[0] == job]:
-                del templates[number]
+
+    def forget_templates(self, node: int, job: int) -> None:
+        """Forget the templates of a job that has ended at a node which lent tasks of it."""
+        templates = self._templates.get(node, {})
+        for number in [each for each, known in templates.items() if known.shape[0] == job]:
+            del templates[number]
 
     def node_lost(self, node: int) -> list[int]:
         """End the guests of a dead node; return the jobs that end with it."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydask.ids import home_of_job
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import CancelPull, StartPull
+from raydask.local_scheduler.actions import CancelPull, ForgetPull, StartPull
 from raydask.object_store.partial_objects import PartialObjects
 from raydask.object_store.puller import Puller
 from raydask.object_store.transfer import TransferServer
@@ -87,7 +87,7 @@ class NodeLinks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.AbstractServer | None = None
         self._data_listener: GuardedListener | None = None
-        partial_objects = PartialObjects()
+        partial_objects = self._partial_objects = PartialObjects()
         size = server.identity.arena_size
         self.transfers = TransferServer(arena_fd, size, spill_path, partial_objects)
         self.puller = Puller(arena_fd, size, partial_objects, self._connect_data, self._pull_ended)
@@ -270,6 +270,10 @@ class NodeLinks:
     def cancel_pull(self, action: CancelPull) -> None:
         """Give up a pull."""
         self.puller.cancel(action.number)
+
+    def forget_pull(self, action: ForgetPull) -> None:
+        """Let what is written to a place from now on be read there."""
+        self._partial_objects.forget(action.target)
 
     def _connect_data(self, number: int) -> socket.socket:
         way = self._ways.get(number)

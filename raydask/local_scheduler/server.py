@@ -29,6 +29,7 @@ from raydask.local_scheduler.actions import (
     EndForkServer,
     EndProcess,
     FillMemory,
+    ForgetPull,
     GiveBackMemory,
     KillWorker,
     MeasureWorker,
@@ -206,6 +207,7 @@ class NodeServer:
             EndProcess: self._do_end_process,
             StartPull: self._do_start_pull,
             CancelPull: self._do_cancel_pull,
+            ForgetPull: self._do_forget_pull,
         }
 
     def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:
@@ -571,6 +573,10 @@ class NodeServer:
     def _do_cancel_pull(self, action: CancelPull) -> None:
         if self.links is not None:
             self.links.cancel_pull(action)
+
+    def _do_forget_pull(self, action: ForgetPull) -> None:
+        if self.links is not None:
+            self.links.forget_pull(action)
 
     def _do_end_process(self, action: EndProcess) -> None:
         _log.error("process %d is cut off: %s", action.process, action.reason)
