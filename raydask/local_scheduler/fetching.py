@@ -168,14 +168,17 @@ class Fetching:
         fetch = record.remote.fetch if record.remote is not None else None
         return fetch is not None and bool(fetch.followers or self._serving.get(record.object_id))
 
-    def located(self, record: ObjectRecord) -> None:
-        """Go on with a fetch whose home has named other sources."""
+    def located(self, record: ObjectRecord, *, nowhere: bool) -> None:
+        """Go on with a fetch whose home has named other sources, or that there are none.
+
+        They may be nodes that this one does not know of yet.
+        """
         fetch = record.remote.fetch if record.remote is not None else None
         if fetch is None or fetch.offset < 0 or fetch.source or fetch.number in self._paused:
             return
         fetch.rounds += 1
         fetch.tried.clear()
-        if record.remote is None or not record.remote.nodes:
+        if nowhere:
             self._end(record, fetch)
             self.lose(record, "no node has it")
         elif fetch.rounds > _ROUNDS:

@@ -92,6 +92,10 @@ class Guests:
         for spec in message.specs:
             self._work.submit(spec, templates[spec.template], process, job)
 
+    def knows(self, node: int, template: int) -> bool:
+        """Say whether a node has sent the template with this number."""
+        return template in self._templates.get(node, ())
+
     def recall(self, node: int, task_ids: list[TaskID]) -> list[TaskID]:
         """Take back guests that have not begun; return which."""
         found = []
@@ -109,7 +113,9 @@ class Guests:
     def cancel(self, node: int, message: wire.CancelLent) -> None:
         """Cancel guests."""
         records = self._work.records
+        process = peer_process(node)
         tasks = [records[task_id] for task_id in message.task_ids if task_id in records]
+        tasks = [task for task in tasks if task.is_guest and task.submitter == process]
         if message.recursive:
             tasks = self._work.with_children(tasks)
         error = serialize_error(TaskCancelledError("the task was cancelled"))

@@ -234,7 +234,13 @@ class NodeLinks:
     def _incoming_lost(
         self, number: int, protocol: FrameProtocol, error: BaseException | None
     ) -> None:
-        if self._incoming.get(number) is protocol:
+        if self._incoming.get(number) is not protocol:
+            return
+        if number not in self._ways:
+            # Whoever that was; a node that is lost before it is known tells of it itself.
+            del self._incoming[number]
+            self._early.pop(number, None)
+        else:
             self._cannot_reach(number, f"its link to this node has ended: {error or 'closed'}")
 
     def _said(self, number: int, message: Any) -> None:
@@ -249,9 +255,16 @@ class NodeLinks:
         between = self._server.core.between
         if between is None or type(message) not in between.messages:
             _log.warning("node %d sent %s", number, type(message).__name__)
-            self._incoming[number].close()
+            self.cut_off(number)
             return
         self._server.handle(events.PeerSaid(number, message))
+
+    def cut_off(self, number: int) -> None:
+        """Close the link of a node that has said what cannot be."""
+        incoming = self._incoming.get(number)
+        if incoming is not None:
+            incoming.on_message = lambda _, message: None  # more may have come with it
+            incoming.close()
 
     def forward_lines(self, job: int, lines: list[wire.LogLine]) -> None:
         """Have lines shown that a worker here has printed for a driver of another node."""

@@ -580,6 +580,8 @@ class NodeServer:
 
     def _do_end_process(self, action: EndProcess) -> None:
         _log.error("process %d is cut off: %s", action.process, action.reason)
+        if self.links is not None and is_peer(action.process):
+            self.links.cut_off(node_of_peer(action.process))
         peer = self.peers.get(action.process)
         if peer is not None:
             peer.protocol.close()

@@ -39,9 +39,10 @@ class Holder(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     ----------
     role : str
         ``driver`` or ``worker``: a process has refs or views; ``node``: another node counts as
-        a holder, for what holds it there; ``argument``: an unfinished task depends on it, or a living actor was created with it; ``borrowed``: its ref is
-        somewhere in such arguments; ``actor``: a detached actor, which holds itself; ``object``:
-        a value contains its ref; ``function``: the closure of an exported function does.
+        a holder, for what holds it there; ``argument``: an unfinished task depends on it, or a
+        living actor was created with it; ``borrowed``: its ref is somewhere in such arguments;
+        ``actor``: a detached actor, which holds itself; ``object``: a value contains its ref;
+        ``function``: the closure of an exported function does.
     name : str
         The driver's program, what the worker runs, the other node's number, the task or the
         function.
