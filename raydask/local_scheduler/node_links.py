@@ -41,6 +41,8 @@ _log = logging.getLogger("raydask.node")
 _RETRY_SECONDS = 0.25
 _SILENT_SECONDS = 15.0
 """How long a machine may be silent before the cluster goes on without it."""
+_NODES = 1 << 32
+"""Numbers of nodes are below this."""
 _MOST_EARLY = 1000
 """How many messages of a node are kept until the global scheduler has said that there is one."""
 
@@ -224,7 +226,8 @@ class NodeLinks:
             protocol.close()
             return
         number = hello.process
-        if number in self._dead or number in self._incoming:
+        is_known = number in self._dead or number in self._incoming or number == self._number
+        if is_known or not 0 < number < _NODES:
             protocol.close()
             return
         self._incoming[number] = protocol

@@ -45,7 +45,7 @@ def test_an_array_is_computed_by_all_nodes() -> None:
     nodes = x.map_blocks(note_node, dtype=int)
     ran = nodes.compute(scheduler=raydask.get)
     assert set(np.unique(ran)) == NODES
-    y = (x @ x.T - x.mean(axis=0)).std(axis=1)
+    y = (x + x.T - x.mean(axis=0)).std(axis=1)
     expected = y.compute(scheduler="sync")
     np.testing.assert_allclose(y.compute(scheduler=raydask.get), expected)
 
