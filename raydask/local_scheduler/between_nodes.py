@@ -15,8 +15,16 @@ from collections.abc import Callable
 from typing import Any
 
 from raydask.errors import OwnerDiedError
-from raydask.ids import NodeNumber, ObjectID, ProcessNumber, home_of, node_of_peer, peer_process
-from raydask.local_scheduler.actions import Send
+from raydask.ids import (
+    NodeNumber,
+    ObjectID,
+    ProcessNumber,
+    home_of,
+    home_of_job,
+    node_of_peer,
+    peer_process,
+)
+from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.borrowing import Borrowing
 from raydask.local_scheduler.draining import Draining
 from raydask.local_scheduler.evacuation import Evacuation
@@ -26,6 +34,7 @@ from raydask.local_scheduler.guests import Guests
 from raydask.local_scheduler.lending import Lending, wanted_by, whereabouts
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
+from raydask.local_scheduler.peer_checks import PeerChecks, PeerError
 from raydask.local_scheduler.records import ObjectRecord, Remote, TaskRecord, TemplateRecord
 from raydask.local_scheduler.room import Room
 from raydask.local_scheduler.tasks import TaskTable
@@ -102,6 +111,7 @@ class BetweenNodes:
         self.draining: Draining | None = None
         """Set while this node itself leaves."""
         self.guests = Guests(work, objects, pool, store, functions, self.borrowing, new_template)
+        self._checks = PeerChecks(node, work, objects, self.lending, self.guests)
         objects.abroad = self
         work.elsewhere = self
         self._handlers = self._table()
@@ -151,13 +161,20 @@ class BetweenNodes:
         self.nodes.update(nodes)
 
     def said(self, node: int, message: object, now: float) -> None:
-        """Take in what another node says."""
+        """Take in what another node says, or have its link closed if that cannot be."""
         self._now = now
-        if node in self.nodes:
-            process = peer_process(node)
-            if process not in self._objects.held:
-                self._objects.join(process)
-            self._handlers[type(message)](node, message)
+        if node not in self.nodes:
+            return
+        try:
+            self._checks.check(node, message)
+        except PeerError as error:
+            reason = f"it sent a wrong {type(message).__name__}: {error}"
+            self._outgoing.actions.append(EndProcess(peer_process(node), reason))
+            return
+        process = peer_process(node)
+        if process not in self._objects.held:
+            self._objects.join(process)
+        self._handlers[type(message)](node, message)
 
     def nodes_leave(self, nodes: list[int], now: float) -> None:
         """Begin nothing new with nodes that leave, and bring here what they keep."""
@@ -408,7 +425,9 @@ class BetweenNodes:
             self.borrowing.say(node, wire.GiveBack(task_ids))
 
     def _on_end_job(self, node: int, message: wire.EndGuestJob) -> None:
-        if message.job in self.guests.jobs:
+        self.guests.forget_templates(node, message.job)
+        # A job of this node's own is not for others to end.
+        if node in self.guests.jobs.get(message.job, ()) and home_of_job(message.job) != self._node:
             self._end_job(message.job)
 
     # --- messages about objects -----------------------------------------------------------
@@ -432,11 +451,12 @@ class BetweenNodes:
             return
         if home_of(place.object_id) == node:
             remote.asked = False
-        remote.nodes = {each: True for each in place.nodes if each != self._node}
+        # Its home may not know yet that one of them is dead, and that would never answer.
+        remote.nodes = {each: True for each in place.nodes if each in self.nodes}
         remote.size = place.size
         if not remote.exists:
             self._work.found_elsewhere(record, [])
-        self.fetching.located(record)
+        self.fetching.located(record, nowhere=not place.nodes)
         if (remote.wanting and any(task.is_guest for task in remote.wanting)) or record.waiters:
             self.fetching.want(record, urgent=bool(record.waiters))
 
@@ -487,10 +507,12 @@ class BetweenNodes:
             if record is None:
                 unknown.append(object_id)
                 continue
-            if record.remote is None:
-                whereabouts(record, self._node, node)
-            if record.remote is not None and record.remote.is_ours:
-                record.remote.nodes[node] = True
+            if record.remote is None and record.value is not None:
+                if record.value.kind in (_STORED, _SPILLED):
+                    whereabouts(record, self._node, node)
+            remote = record.remote
+            if remote is not None and remote.is_ours and remote.exists:
+                remote.nodes[node] = True
         if unknown:
             self._tell(node, wire.Forget(unknown))
 

@@ -146,6 +146,9 @@ class Lending:
         """Have other nodes end what is left of a job, and forget its shapes."""
         for node in self._jobs.pop(job, ()):
             self._tell(node, wire.EndGuestJob(job))
+            templates, functions = self._told_templates[node], self._told_functions[node]
+            templates -= {template for template in templates if template.shape[0] == job}
+            functions -= {mark for mark in functions if mark[0] == job}
         for key in [key for key, shape in self._shapes.items() if shape.job == job]:
             shape = self._shapes.pop(key)
             del self._by_number[shape.number]

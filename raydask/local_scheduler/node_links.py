@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydask.ids import home_of_job
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import CancelPull, StartPull
+from raydask.local_scheduler.actions import CancelPull, ForgetPull, StartPull
 from raydask.object_store.partial_objects import PartialObjects
 from raydask.object_store.puller import Puller
 from raydask.object_store.transfer import TransferServer
@@ -41,6 +41,8 @@ _log = logging.getLogger("raydask.node")
 _RETRY_SECONDS = 0.25
 _SILENT_SECONDS = 15.0
 """How long a machine may be silent before the cluster goes on without it."""
+_NODES = 1 << 32
+"""Numbers of nodes are below this."""
 _MOST_EARLY = 1000
 """How many messages of a node are kept until the global scheduler has said that there is one."""
 
@@ -87,8 +89,6 @@ class NodeLinks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.AbstractServer | None = None
         self._data_listener: GuardedListener | None = None
-        self._targets: dict[int, int] = {}
-        """Where in the arena each pull writes that has not ended."""
         self._partial = PartialObjects()
         size = server.identity.arena_size
         self.transfers = TransferServer(arena_fd, size, spill_path, self._partial)
@@ -229,7 +229,8 @@ class NodeLinks:
             protocol.close()
             return
         number = hello.process
-        if number in self._dead or number in self._incoming:
+        is_known = number in self._dead or number in self._incoming or number == self._number
+        if is_known or not 0 < number < _NODES:
             protocol.close()
             return
         self._incoming[number] = protocol
@@ -239,7 +240,13 @@ class NodeLinks:
     def _incoming_lost(
         self, number: int, protocol: FrameProtocol, error: BaseException | None
     ) -> None:
-        if self._incoming.get(number) is protocol:
+        if self._incoming.get(number) is not protocol:
+            return
+        if number not in self._ways:
+            # Whoever that was; a node that is lost before it is known tells of it itself.
+            del self._incoming[number]
+            self._early.pop(number, None)
+        else:
             self._cannot_reach(number, f"its link to this node has ended: {error or 'closed'}")
 
     def _said(self, number: int, message: Any) -> None:
@@ -254,9 +261,16 @@ class NodeLinks:
         between = self._server.core.between
         if between is None or type(message) not in between.messages:
             _log.warning("node %d sent %s", number, type(message).__name__)
-            self._incoming[number].close()
+            self.cut_off(number)
             return
         self._server.handle(events.PeerSaid(number, message))
+
+    def cut_off(self, number: int) -> None:
+        """Close the link of a node that has said what cannot be."""
+        incoming = self._incoming.get(number)
+        if incoming is not None:
+            incoming.on_message = lambda _, message: None  # more may have come with it
+            incoming.close()
 
     def forward_lines(self, job: int, lines: list[wire.LogLine]) -> None:
         """Have lines shown that a worker here has printed for a driver of another node."""
@@ -268,7 +282,6 @@ class NodeLinks:
 
     def start_pull(self, action: StartPull) -> None:
         """Begin to fetch an object's bytes."""
-        self._targets[action.number] = action.target
         self.puller.pull(
             action.number, action.node, action.file, action.source, action.size, action.target
         )
@@ -276,6 +289,10 @@ class NodeLinks:
     def cancel_pull(self, action: CancelPull) -> None:
         """Give up a pull."""
         self.puller.cancel(action.number)
+
+    def forget_pull(self, action: ForgetPull) -> None:
+        """Let what is written to a place from now on be read there."""
+        self._partial.forget(action.target)
 
     def _connect_data(self, number: int) -> socket.socket:
         way = self._ways.get(number)
@@ -286,13 +303,6 @@ class NodeLinks:
     def _pull_ended(self, number: int, error: str) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._take_pull_end, number, error)
+            self._loop.call_soon_threadsafe(self._server.handle, events.PullEnded(number, error))
         except RuntimeError:
             pass  # the loop has ended, and the node with it
-
-    def _take_pull_end(self, number: int, error: str) -> None:
-        target = self._targets.pop(number)
-        self._server.handle(events.PullEnded(number, error))
-        if error and target not in self._targets.values():
-            # Nobody tries again: what comes to lie there next can be served.
-            self._partial.forget(target)

@@ -383,14 +383,20 @@ class Fetch:
         How often nodes have failed to give it.
     followers : list of int
         Nodes that have asked for it here and wait to be told where it will be.
+    rounds : int
+        How often its home has been asked again.
+    error : str
+        Why the last source could not give it.
     """
 
     __slots__ = (
+        "error",
         "followers",
         "number",
         "object_id",
         "offset",
         "placed",
+        "rounds",
         "source",
         "tried",
         "urgent",
@@ -405,6 +411,8 @@ class Fetch:
         self.placed = False
         self.tried: dict[int, int] = {}
         self.followers: list[int] = []
+        self.rounds = 0
+        self.error = "nobody has it"
 
 
 class FunctionRecord:

@@ -30,6 +30,7 @@ from raydask.local_scheduler.actions import (
     EndProcess,
     EndSession,
     FillMemory,
+    ForgetPull,
     GiveBackMemory,
     KillWorker,
     MeasureWorker,
@@ -209,6 +210,7 @@ class NodeServer:
             StartPull: self._do_start_pull,
             CancelPull: self._do_cancel_pull,
             EndSession: lambda action: self.workers.end_session(),
+            ForgetPull: self._do_forget_pull,
         }
 
     def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:
@@ -525,8 +527,14 @@ class NodeServer:
         if self.links is not None:
             self.links.cancel_pull(action)
 
+    def _do_forget_pull(self, action: ForgetPull) -> None:
+        if self.links is not None:
+            self.links.forget_pull(action)
+
     def _do_end_process(self, action: EndProcess) -> None:
         _log.error("process %d is cut off: %s", action.process, action.reason)
+        if self.links is not None and is_peer(action.process):
+            self.links.cut_off(node_of_peer(action.process))
         peer = self.peers.get(action.process)
         if peer is not None:
             peer.protocol.close()
