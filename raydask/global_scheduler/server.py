@@ -435,7 +435,7 @@ def run_global_scheduler(
     store = RedisStore(urls, password=secret)
     entries, cluster = _reread_when_reachable(store)
     writer = WriteBehind(store, config.control_window)
-    core = GlobalScheduler(journals_of(writer), cluster)
+    core = GlobalScheduler(journals_of(writer), cluster, config.silent_seconds)
     server = GlobalSchedulerServer(core, writer, store, cluster, urls)
     writer.start()
     server.handle(entries)

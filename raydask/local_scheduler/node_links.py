@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("raydask.node")
 
 _RETRY_SECONDS = 0.25
-_SILENT_SECONDS = 15.0
-"""How long a machine may be silent before the cluster goes on without it."""
 _MOST_EARLY = 1000
 """How many messages of a node are kept until the global scheduler has said that there is one."""
 
@@ -190,7 +188,7 @@ class NodeLinks:
 
     async def _dial(self, way: _Way) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _SILENT_SECONDS
+        deadline = loop.time() + self._server.config.silent_seconds
         while True:
             try:
                 protocol: FrameProtocol = await connect_guarded(
