@@ -18,6 +18,8 @@ from raydask.ids import NodeNumber
 
 LONGEST_LOOK = 1.0
 """Seconds; a few times what usually passes between two looks."""
+QUIET_SECONDS = 3.0
+"""After which something is the matter with a node: several of its heartbeats have not come."""
 
 
 class Silences:
@@ -43,6 +45,11 @@ class Silences:
     def forget(self, node: NodeNumber) -> None:
         """Listen to a node no more: it is known not to be connected."""
         self._heard.pop(node, None)
+
+    def is_quiet(self, node: NodeNumber) -> bool:
+        """Say whether a node has said nothing for a while, which need not be too long."""
+        heard = self._heard.get(node)
+        return heard is not None and self._listened - heard > QUIET_SECONDS
 
     def look(self, now: float, spared: Collection[NodeNumber] = ()) -> list[NodeNumber]:
         """Return who has said nothing for too long.

@@ -223,6 +223,7 @@ class GlobalScheduler:
                 other.entry.head = False
         node = self._nodes[event.node] = NodeRecord(entry, message.resources)
         node.link, node.data = message.link, message.data
+        node.versions = message.versions
         self._buried.pop(event.node, None)
         self._silences.heard(event.node)
         self._lessor.add_node(node.number, node.total)
@@ -297,8 +298,11 @@ class GlobalScheduler:
         due = self._gone() + self._silent(head)
         for number, _ in due:
             self._partings.forget(number)
-        connected = {node.number for node in self._connected()}
-        due += self._partings.decide(self._now, head=head, connected=connected)
+        # Of a machine that has lost its network the others may know sooner than the kernel here.
+        in_touch = {
+            node.number for node in self._connected() if not self._silences.is_quiet(node.number)
+        }
+        due += self._partings.decide(self._now, head=head, in_touch=in_touch)
         for number, cause in due:
             self._declare_dead(number, cause)
         if due:
@@ -389,6 +393,7 @@ class GlobalScheduler:
                 node.reported.workers,
                 node.reported.drivers,
                 node.entry.address,
+                node.versions,
             )
             for node in sorted(self._nodes.values(), key=lambda node: node.number)
         ]

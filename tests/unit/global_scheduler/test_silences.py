@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raydask.global_scheduler.silences import LONGEST_LOOK, Silences
+from raydask.global_scheduler.silences import LONGEST_LOOK, QUIET_SECONDS, Silences
 from raydask.ids import NodeNumber
 from raydask.wire import messages as wire
 from tests.unit.global_scheduler.cluster import Cluster
@@ -46,6 +46,18 @@ def test_who_is_spared_or_forgotten_may_say_nothing() -> None:
 
     assert look_until(silences, 1000.0, 1020.0) == [ONE]
     assert silences.look(1020.5, {ONE}) == []
+
+
+def test_who_has_said_nothing_for_a_while_is_quiet() -> None:
+    silences = silences_of(ONE, TWO)
+    look_until(silences, 1000.0, 1000.0 + QUIET_SECONDS)
+    silences.heard(TWO)
+    assert not silences.is_quiet(ONE)
+    silences.look(1000.5 + QUIET_SECONDS)
+
+    assert silences.is_quiet(ONE)
+    assert not silences.is_quiet(TWO)
+    assert not silences.is_quiet(NodeNumber(3))
 
 
 def test_the_time_in_which_nobody_could_be_heard_does_not_count() -> None:
@@ -139,3 +151,13 @@ def test_a_node_that_is_awaited_is_awaited_no_longer_than_others(cluster: Cluste
     pass_time(cluster, 1, beats=(3,))
 
     assert "did not come back" in cluster.node(2).death_cause
+
+
+def test_of_two_that_have_lost_one_another_the_quiet_one_goes(cluster: Cluster) -> None:
+    # It has lost its network, which its connection to here does not show yet.
+    pass_time(cluster, 10, beats=(1, 3))
+    cluster.complain(3, 2)
+    pass_time(cluster, 1, beats=(1, 3))
+
+    assert [dead(cluster, node) for node in (1, 3)] == [[2], [2]]
+    assert (cluster.node(2).state, cluster.node(3).state) == ("DEAD", "ALIVE")
