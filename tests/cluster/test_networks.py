@@ -118,7 +118,7 @@ def test_of_two_nodes_whose_link_is_cut_one_is_dead_and_the_job_ends_right(
         assert raydask.get(small.remote(3), timeout=10) == 9
 
 
-def test_a_node_that_is_cut_off_is_dead_and_ends_by_itself(gate: Callable[..., Gate]) -> None:
+def test_a_node_that_is_cut_off_is_dead_and_ends_by_itself() -> None:
     with cluster_on(RESOURCES, RAYDASK_HEAD_SECONDS="2") as cluster, connected(cluster):
         tasks = small.options(num_cpus=0, resources={"joined": 1})
         kept = large.options(num_cpus=0, resources={"two": 1}).remote(1, 1_000_000)
@@ -132,6 +132,24 @@ def test_a_node_that_is_cut_off_is_dead_and_ends_by_itself(gate: Callable[..., G
         # Nobody waits for what was there alone.
         reader = first_bytes.options(resources={"one": 1}).remote(kept)
         assert raydask.wait([reader], timeout=10)[0] == [reader]
+
+
+def test_who_cannot_reach_a_node_that_is_cut_off_lives_on(
+    three: NetworkCluster, gate: Callable[..., Gate]
+) -> None:
+    begun = gate()
+    with connected(three):
+        # Its home is node 3, which would have to go if node 2 still spoke.
+        job = spread.options(resources={"two": 1}).remote(40, 0.2, begun)
+        eventually(lambda: begun.is_open)
+        eventually(lambda: raydask.available_resources().get("joined", 0) == 0)
+        three.network.cut_off(three.network.machines[1])
+        assert raydask.get(job, timeout=60) == sum(i * i for i in range(40))
+        eventually(lambda: three.alive() == [1, 3], seconds=20)
+        # It learns what has become of it when the network is back.
+        three.network.heal()
+        eventually(lambda: three.is_gone(1), seconds=20)
+        assert three.alive() == [1, 3]
 
 
 @pytest.mark.parametrize("everybody", [False, True], ids=["from-one", "from-all"])
