@@ -61,6 +61,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Seconds within which a session must be up, and what is imported for a job's workers.
     head_seconds : float
         How long a node that has joined a cluster does without its head before it ends.
+    silent_seconds : float
+        How long a machine of a cluster may be silent before the others go on without it: at the
+        head, how long it waits for a node's word; at each node, how long it tries to reach another.
     infeasible_seconds : float
         How long a task that no node could run waits for one that can, before it fails.
     tls_certificate, tls_key, tls_authority : str
@@ -101,6 +104,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     preload: str = "numpy,pandas,pyarrow,scipy,dask"
     start_timeout: float = 30.0
     head_seconds: float = 60.0
+    silent_seconds: float = 15.0
     infeasible_seconds: float = 30.0
     tls_certificate: str = ""
     tls_key: str = ""

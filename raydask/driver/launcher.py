@@ -32,10 +32,9 @@ from raydask.session_folder import (
     running_sessions,
     sessions_root,
 )
-from raydask.version import VERSION
 from raydask.wire.connection import BlockingConnection, connect_unix
 from raydask.wire.endpoint import Endpoint, looks_like_endpoint, parse_endpoint
-from raydask.wire.handshake import await_welcome
+from raydask.wire.handshake import await_welcome, versions_here
 from raydask.wire.messages import Hello, Welcome
 
 _log = logging.getLogger(__name__)
@@ -369,16 +368,23 @@ def connect(
         connection = connect_unix(os.path.join(folder, NODE_SOCKET))
     except OSError as error:
         raise ClusterUnavailableError(f"no node answers in {folder}: {error}") from error
+    import cloudpickle  # noqa: F401  whose version the node compares
+
+    versions = versions_here()
     hello = Hello(
         "driver",
         os.getpid(),
-        VERSION,
-        f"{sys.version_info.major}.{sys.version_info.minor}",
+        versions.pop("raydask"),
+        versions.pop("Python"),
         namespace=namespace,
         search_path=[os.path.abspath(entry or ".") for entry in sys.path],
         folder=os.getcwd(),
         entry_point=sys.argv[0] if sys.argv else "",
         log_to_driver=log_to_driver,
+        others=versions,
     )
     connection.send_message(hello)
-    return connection, await_welcome(connection)
+    welcome = await_welcome(connection)
+    if welcome.warning:
+        _log.warning("%s", welcome.warning)
+    return connection, welcome

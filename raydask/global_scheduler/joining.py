@@ -6,7 +6,7 @@ import os
 
 from raydask.control.schema import CLUSTER_KEY
 from raydask.control.store import ControlStore, ControlStoreError
-from raydask.wire.handshake import mismatch
+from raydask.wire.handshake import judge, versions_here
 from raydask.wire.messages import JoinCluster, Joined
 
 _IDENTITY_BYTES = 8
@@ -30,10 +30,11 @@ def cluster_identity(store: ControlStore) -> str:
 
 def answer_to(message: JoinCluster, store: ControlStore, cluster: str, shards: int) -> Joined:
     """Return the answer to a machine that wants to join; waits for the control state."""
-    refusal = mismatch(message.version, message.python, ours="this cluster", theirs="the new node")
-    if refusal:
-        return Joined(0, cluster, refusal, shards)
-    try:
-        return Joined(store.increment("node"), cluster, "", shards)
-    except ControlStoreError as error:
-        return Joined(0, cluster, f"no node can join now: {error}", shards)
+    refusal, _ = judge(message, ours="the head", theirs="the new node")
+    number = 0
+    if not refusal:
+        try:
+            number = store.increment("node")
+        except ControlStoreError as error:
+            refusal = f"no node can join now: {error}"
+    return Joined(number, cluster, refusal, shards, versions_here())

@@ -38,6 +38,8 @@ class NodeRecord:
         The last one, as it came.
     link, data : str
         Where other nodes connect to it; empty where they cannot.
+    versions : dict of str to str
+        What its processes run; empty until it has registered here.
     lost_at : float or None
         When the connection ended; None while there is one.
     """
@@ -53,6 +55,7 @@ class NodeRecord:
         "queued",
         "reported",
         "total",
+        "versions",
     )
 
     def __init__(self, entry: NodeEntry, total: dict[str, int]) -> None:
@@ -65,6 +68,7 @@ class NodeRecord:
         self.reported = Heartbeat(entry.number, {}, 0, 0.0, 0)
         self.link = ""
         self.data = ""
+        self.versions: dict[str, str] = {}
         self.lost_at: float | None = None
 
     def document(self) -> bytes:

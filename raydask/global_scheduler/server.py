@@ -40,7 +40,7 @@ from raydask.serialization import serialize_error
 from raydask.wire import messages as wire
 from raydask.wire.framing import encode
 from raydask.wire.guard import Strangers, guarded_by
-from raydask.wire.handshake import refusal_of
+from raydask.wire.handshake import judge
 from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.tls import server_tls
 
@@ -257,7 +257,7 @@ class GlobalSchedulerServer:
         self.handle(events.NodeRegistered(node, message, head))
 
     def _observe(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
-        refusal = refusal_of(hello)
+        refusal, _ = judge(hello, ours="the head", theirs="the observer")
         if refusal:
             error = serialize_error(ClusterUnavailableError(refusal))
             protocol.send(wire.Reply(0, error, b""))
@@ -440,7 +440,7 @@ def run_global_scheduler(
     store = RedisStore(urls, password=secret)
     entries, cluster = _reread_when_reachable(store)
     writer = WriteBehind(store, config.control_window)
-    core = GlobalScheduler(journals_of(writer), cluster)
+    core = GlobalScheduler(journals_of(writer), cluster, config.silent_seconds)
     server = GlobalSchedulerServer(core, writer, store, cluster, urls)
     writer.start()
     server.handle(entries)

@@ -7,6 +7,7 @@ A node's life here::
                         |  |                            |                 |
                         +--+--------(registers)---------+                 |
                            +--(lost by another node, and has to go)-------+
+                           +--(says nothing for too long)-----------------+
 
 After a restart every node that the control state calls ALIVE is awaited.  An awaited node is
 given nothing new, but what it alone could run waits for it and is not called infeasible.
@@ -45,6 +46,7 @@ from raydask.global_scheduler.policy import (
     note_placement,
 )
 from raydask.global_scheduler.records import ActorRecord, NameRecord, NodeRecord, RereadJournal
+from raydask.global_scheduler.silences import Silences
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
@@ -109,9 +111,13 @@ class GlobalScheduler:
     journals : Journals
     cluster : str
         The cluster's identity.
+    patience : float
+        Seconds that a node may say nothing.
     """
 
-    def __init__(self, journals: Journals, cluster: str = "") -> None:
+    def __init__(
+        self, journals: Journals, cluster: str = "", patience: float = float("inf")
+    ) -> None:
         self._cluster = cluster
         self._node_journal = journals.nodes
         self._actor_journal = journals.actors
@@ -120,6 +126,7 @@ class GlobalScheduler:
         """Nodes that are dead, and why."""
         self._partings = Partings()
         self._departures = Departures()
+        self._silences = Silences(patience)
         self._lessor = Lessor()
         self._wakes_at = float("-inf")
         self._actors: dict[ActorID, ActorRecord] = {}
@@ -220,7 +227,9 @@ class GlobalScheduler:
                 other.entry.head = False
         node = self._nodes[event.node] = NodeRecord(entry, message.resources)
         node.link, node.data = message.link, message.data
+        node.versions = message.versions
         self._buried.pop(event.node, None)
+        self._silences.heard(event.node)
         self._lessor.add_node(node.number, node.total)
         self._node_journal.put(node.number, node)
         self._reconcile(node.number, set(message.actors))
@@ -260,9 +269,13 @@ class GlobalScheduler:
         node = self._nodes.get(event.node)
         if node is None:
             return
-        message = node.reported = event.message
-        if (node.available, node.queued) != (message.available, message.queued):
-            self._view_changed = True
+        self._silences.heard(event.node)
+        before, message = node.reported, event.message
+        node.reported = message
+        # What has been placed there since may be in a view already, or in none.
+        for known in ((node.available, node.queued), (before.available, before.queued)):
+            if known != (message.available, message.queued):
+                self._view_changed = True
         # A copy: placements are subtracted from it.
         node.available = dict(message.available)
         node.queued = message.queued
@@ -274,6 +287,7 @@ class GlobalScheduler:
         if node is not None:
             node.lost_at = self._now
             self._view_changed = True
+            self._silences.forget(node.number)
             self._lessor.await_node(node.number)
 
     def _on_complained(self, event: events.NodeComplained) -> None:
@@ -296,24 +310,36 @@ class GlobalScheduler:
 
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._names.lapse(self._now)
+        head = next((node.number for node in self._nodes.values() if node.entry.head), None)
+        due = self._gone() + self._silent(head)
+        for number, _ in due:
+            self._partings.forget(number)
+        # Of a machine that has lost its network the others may know sooner than the kernel here.
+        in_touch = {
+            node.number for node in self._connected() if not self._silences.is_quiet(node.number)
+        }
+        due += self._partings.decide(self._now, head=head, in_touch=in_touch)
+        for number, cause in due:
+            self._declare_dead(number, cause)
+        if due:
+            # What waited for a node that is now dead may have become infeasible.
+            self._place(list(self._unplaced.values()))
+
+    def _gone(self) -> list[tuple[NodeNumber, str]]:
         cause = f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
-        due = [
+        return [
             (node.number, cause)
             for node in self._nodes.values()
             if node.lost_at is not None
             and not node.entry.head
             and self._now - node.lost_at >= NODE_GRACE_SECONDS
         ]
-        for number, _ in due:
-            self._partings.forget(number)
-        head = next((node.number for node in self._nodes.values() if node.entry.head), None)
-        connected = {node.number for node in self._connected()}
-        due += self._partings.decide(self._now, head=head, connected=connected)
-        for number, cause in due:
-            self._declare_dead(number, cause)
-        if due:
-            # What waited for a node that is now dead may have become infeasible.
-            self._place(list(self._unplaced.values()))
+
+    def _silent(self, head: NodeNumber | None) -> list[tuple[NodeNumber, str]]:
+        patience = self._silences.patience
+        cause = f"it has said nothing for {patience:g} s: its process is stopped or stuck"
+        silent = self._silences.look(self._now, () if head is None else (head,))
+        return [(number, cause) for number in silent]
 
     def _declare_dead(self, number: NodeNumber, cause: str) -> None:
         """Tell all nodes, the dead one too, that it is dead."""
@@ -321,6 +347,7 @@ class GlobalScheduler:
         self._actions += [Send(node.number, news) for node in self._connected()]
         self._buried[number] = cause
         self._departures.forget(number)
+        self._silences.forget(number)
         self._lessor.remove_node(number)
         node = self._nodes.get(number)
         if node is not None:  # it may never have come to this global scheduler
@@ -383,6 +410,7 @@ class GlobalScheduler:
                 node.reported.workers,
                 node.reported.drivers,
                 node.entry.address,
+                node.versions,
             )
             for node in sorted(self._nodes.values(), key=lambda node: node.number)
         ]

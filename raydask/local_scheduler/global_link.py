@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydask.local_scheduler import events
 from raydask.wire import messages as wire
+from raydask.wire.handshake import versions_here
 from raydask.wire.loop_connection import FrameProtocol
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class GlobalLink:
                 identity.link,
                 identity.data,
                 identity.cluster,
+                versions_here(),
             )
         )
         server.handle(events.GlobalSchedulerCame())

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("raydask.node")
 
 _RETRY_SECONDS = 0.25
-_SILENT_SECONDS = 15.0
-"""How long a machine may be silent before the cluster goes on without it."""
 _NODES = 1 << 32
 """Numbers of nodes are below this."""
 _MOST_EARLY = 1000
@@ -193,7 +191,7 @@ class NodeLinks:
 
     async def _dial(self, way: _Way) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _SILENT_SECONDS
+        deadline = loop.time() + self._server.config.silent_seconds
         while True:
             try:
                 protocol: FrameProtocol = await connect_guarded(

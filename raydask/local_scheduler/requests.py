@@ -20,6 +20,7 @@ from raydask.local_scheduler.process_memory import private_memory
 from raydask.serialization import serialize_error
 from raydask.task import in_units
 from raydask.wire import messages as wire
+from raydask.wire.handshake import versions_here
 from raydask.wire.memory import MemoryReport, Query
 from raydask.wire.status import NodeStatus
 
@@ -268,6 +269,7 @@ class RequestDesk:
             len(pool.workers),
             server.drivers,
             server.identity.session,
+            versions_here(),
         )
         return sorted([own, *others], key=lambda status: status.node)
 

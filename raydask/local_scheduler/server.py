@@ -56,7 +56,7 @@ from raydask.object_store.spiller import Spiller
 from raydask.object_store.state import StoreState
 from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
-from raydask.wire.handshake import refusal_of
+from raydask.wire.handshake import judge
 from raydask.wire.loop_connection import FrameProtocol, OutputProtocol, PendingWrites
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class NodeIdentity(NamedTuple):
         Where other nodes connect to this one, as in ``RegisterNode``.
     cluster : str
         The identity of the cluster that the node has joined; empty at its head.
+    head_versions : mapping of str to str
+        What that head runs, by names of ``raydask.wire.versions``; empty at a head.
     """
 
     number: int
@@ -99,6 +101,7 @@ class NodeIdentity(NamedTuple):
     link: str = ""
     data: str = ""
     cluster: str = ""
+    head_versions: Mapping[str, str] = MappingProxyType({})
 
 
 class Peer:
@@ -315,7 +318,13 @@ class NodeServer:
             protocol.close()
 
     def _welcome(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
-        refusal = refusal_of(hello)
+        head = self.identity.head_versions
+        refusal, warning = judge(
+            hello,
+            ours="this node",
+            theirs=f"the {hello.role}",
+            beside=[("the head", head)] if head else [],
+        )
         self._process_count += 1
         process = ProcessNumber(self._process_count)
         job = 0
@@ -335,6 +344,7 @@ class NodeServer:
                 refusal,
                 self.config.record_call_sites,
                 self._preload,
+                warning,
             )
         )
         if refusal:

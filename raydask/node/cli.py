@@ -22,7 +22,9 @@ from raydask.node.stopping import stop_sessions
 from raydask.util import cluster_status, memory_report
 from raydask.version import VERSION
 from raydask.wire.endpoint import parse_endpoint
+from raydask.wire.handshake import versions_here
 from raydask.wire.memory import Order
+from raydask.wire.versions import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -247,13 +249,18 @@ def stop(address: str | None, drain: bool, drain_seconds: float) -> None:
 
 @main.command()
 @_at_address
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(address: str, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all that is known.")
+@click.option("--versions", is_flag=True, help="Say which versions of what the nodes run instead.")
+def status(address: str, as_json: bool, versions: bool) -> None:
     """Say which nodes there are, what they offer, and what waits."""
     with _errors_shown():
         nodes = cluster_status(address)
     if as_json:
         click.echo(msgspec.json.encode(nodes))
+        return
+    if versions:
+        parties = [(f"node {node.node}", node.versions) for node in nodes]
+        click.echo(table([*parties, ("this command", versions_here())]))
         return
     from raydask.driver.status_table import print_status
 

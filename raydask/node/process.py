@@ -30,8 +30,10 @@ from raydask.object_store.spiller import Spiller
 from raydask.session_folder import GLOBAL_SOCKET, NODE_SOCKET, SPILL, remove_session_folder
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.framing import encode
+from raydask.wire.handshake import versions_here
 from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.messages import NodeReady
+from raydask.wire.versions import compare
 
 if TYPE_CHECKING:
     from raydask.node.joining import Membership
@@ -156,6 +158,7 @@ def _enter_cluster(
         link,
         data,
         "" if member is None else member.cluster,
+        {} if member is None else member.versions,
     )
     return identity, writer, listeners
 
@@ -217,12 +220,19 @@ async def _serve(
         await server.links.start(listeners.link, listeners.data)
     keeper = loop.create_task(_keep_global(server, way))
     server.start(loop, link)
-    link.send(NodeReady(""))
+    link.send(NodeReady("", _warnings(server.identity)))
     await gone.wait()
     keeper.cancel()
     listener.close()
     if server.links is not None:
         server.links.close()
+
+
+def _warnings(identity: NodeIdentity) -> list[str]:
+    """Return what may go wrong because the node's cluster has other versions of something."""
+    head = ("the head", identity.head_versions)
+    warning = compare(head, ("this node", versions_here())).warning
+    return [warning] if warning else []
 
 
 def _way_to_global(options: SessionOptions, secret: str) -> _WayToGlobal:

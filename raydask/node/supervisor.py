@@ -440,7 +440,7 @@ class Supervisor:
             (self._folder / JOINED).touch()
         if self._options.detached:
             self._selector.unregister(sys.stdin.fileno())
-        report({"address": str(self._folder), "warnings": self._warnings})
+        report({"address": str(self._folder), "warnings": self._warnings + message.warnings})
 
     def _reap(self) -> None:
         for group in self._groups:

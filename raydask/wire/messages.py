@@ -91,7 +91,8 @@ class Hello(msgspec.Struct, array_like=True):
         to the actor that it calls.
     pid : int
     version, python : str
-        Of raydask, and ``"3.11"``-style of Python.
+        Of raydask and of Python; these two stay where they are, so that whoever has others can
+        be told so.
     process : int
         For a control or output socket the process number of the worker it belongs to; for
         a caller its own.
@@ -105,6 +106,8 @@ class Hello(msgspec.Struct, array_like=True):
     log_to_driver : bool
     job : int
         For a worker the only job that it works for, whose fork server it comes from; 0: any.
+    others : dict of str to str
+        Versions of what else matters, by names of ``raydask.wire.versions``.
     """
 
     role: str
@@ -118,6 +121,7 @@ class Hello(msgspec.Struct, array_like=True):
     entry_point: str = ""
     log_to_driver: bool = True
     job: int = 0
+    others: dict[str, str] = {}
 
 
 class Submit(msgspec.Struct, array_like=True):
@@ -308,6 +312,8 @@ class Welcome(msgspec.Struct, array_like=True):
         Whether the process shall say where in the program it makes objects.
     preload : list of str
         Packages that the workers of a job share, once the process has named their modules.
+    warning : str
+        Not empty: what may go wrong because the two have other versions of something.
     """
 
     node: int
@@ -321,6 +327,7 @@ class Welcome(msgspec.Struct, array_like=True):
     refusal: str = ""
     record_call_sites: bool = False
     preload: list[str] = []
+    warning: str = ""
 
 
 class Values(msgspec.Struct, array_like=True):
@@ -448,11 +455,12 @@ class CancelTask(msgspec.Struct, array_like=True):
 class JoinCluster(msgspec.Struct, array_like=True):
     """A node that is about to start asks for its number; ``Joined`` answers.
 
-    ``version`` and ``python`` are as in ``Hello``.
+    ``version``, ``python`` and ``others`` are as in ``Hello``.
     """
 
     version: str
     python: str
+    others: dict[str, str] = {}
 
 
 class Joined(msgspec.Struct, array_like=True):
@@ -468,12 +476,15 @@ class Joined(msgspec.Struct, array_like=True):
         Not empty: the node cannot be part of this cluster, for this reason.
     shards : int
         How many Redis servers hold the control state.
+    versions : dict of str to str
+        The head's, by names of ``raydask.wire.versions``.
     """
 
     node: int
     cluster: str
     refusal: str = ""
     shards: int = 1
+    versions: dict[str, str] = {}
 
 
 class RegisterNode(msgspec.Struct, array_like=True):
@@ -481,7 +492,8 @@ class RegisterNode(msgspec.Struct, array_like=True):
 
     ``link`` and ``data`` are where other nodes connect to it, as ``HOST:PORT``: for messages and
     for objects; empty where no other can.  ``cluster`` is the identity of the cluster that it
-    is part of; empty: of whichever this is.
+    is part of; empty: of whichever this is.  ``versions`` are by names of
+    ``raydask.wire.versions``.
     """
 
     node: int
@@ -495,6 +507,7 @@ class RegisterNode(msgspec.Struct, array_like=True):
     link: str = ""
     data: str = ""
     cluster: str = ""
+    versions: dict[str, str] = {}
 
 
 class Heartbeat(msgspec.Struct, array_like=True):
@@ -964,9 +977,10 @@ class EndSession(msgspec.Struct, array_like=True):
 
 
 class NodeReady(msgspec.Struct, array_like=True):
-    """The node accepts connections, or why it cannot."""
+    """The node accepts connections, or why it cannot; and what its user is to be warned of."""
 
     error: str
+    warnings: list[str] = []
 
 
 FRAME_TYPES: tuple[type[Any], ...] = (

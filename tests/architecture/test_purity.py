@@ -31,6 +31,8 @@ PURE = (
     "raydask/global_scheduler/fairness.py",
     "raydask/global_scheduler/leases.py",
     "raydask/global_scheduler/partings.py",
+    "raydask/global_scheduler/silences.py",
+    "raydask/wire/versions.py",
     "raydask/object_store/arena.py",
     "raydask/object_store/regions.py",
     "raydask/object_store/spilled.py",

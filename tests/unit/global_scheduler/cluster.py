@@ -50,9 +50,10 @@ class Rows:
 class Cluster:
     """One core and what it has sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = float("inf")) -> None:
         self.nodes, self.actors, self.names = Rows(), Rows(), Rows()
-        self.core = GlobalScheduler(Journals(self.nodes, self.actors, self.names), "mine")
+        journals = Journals(self.nodes, self.actors, self.names)
+        self.core = GlobalScheduler(journals, "mine", patience)
         self.now = 1000.0
         self.actions: list[Action] = []
         self._sources = {
