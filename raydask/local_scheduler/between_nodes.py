@@ -88,7 +88,15 @@ class BetweenNodes:
         self.borrowing = Borrowing(self._tell)
         self.fetching = Fetching(node, objects, store, room, outgoing, self._tell, self._arrived)
         self.lending = Lending(
-            node, work, objects, pool, self.fetching, self.borrowing, outgoing, self._tell
+            node,
+            work,
+            objects,
+            pool,
+            self.fetching,
+            self.borrowing,
+            outgoing,
+            self.nodes,
+            self._tell,
         )
         self.evacuation = Evacuation(objects, self.fetching, self._tell)
         self.draining: Draining | None = None
@@ -96,7 +104,11 @@ class BetweenNodes:
         self.guests = Guests(work, objects, pool, store, functions, self.borrowing, new_template)
         objects.abroad = self
         work.elsewhere = self
-        self._handlers: dict[type, Callable[[int, Any], None]] = {
+        self._handlers = self._table()
+
+    def _table(self) -> dict[type, Callable[[int, Any], None]]:
+        """Return what handles each message."""
+        return {
             wire.Lend: self._on_lend,
             wire.LentResults: self._on_lent_results,
             wire.Progress: lambda node, said: self.lending.progressed(node, said.steps),
@@ -134,16 +146,17 @@ class BetweenNodes:
 
     def nodes_came(self, nodes: list[int]) -> None:
         """Note other nodes."""
-        for node in nodes:
-            if node not in self.nodes:
-                self.nodes.add(node)
-                self._objects.join(peer_process(node))
-                self.lending.node_came(node)
+        # Most pairs of many nodes never have anything to do with one another: what there is for
+        # each comes into being with the first message.
+        self.nodes.update(nodes)
 
     def said(self, node: int, message: object, now: float) -> None:
         """Take in what another node says."""
         self._now = now
         if node in self.nodes:
+            process = peer_process(node)
+            if process not in self._objects.held:
+                self._objects.join(process)
             self._handlers[type(message)](node, message)
 
     def nodes_leave(self, nodes: list[int], now: float) -> None:
@@ -332,7 +345,7 @@ class BetweenNodes:
             for record in wanted_by(task, self._objects):
                 self.fetching.want(record, urgent=False)
         else:
-            self.lending.place(task, self._now)
+            self.lending.place(task, self._work.now)
 
     def inputs_came(self, task: TaskRecord) -> None:
         """Note that all inputs of a task are here: it waits for no lease any more."""
@@ -347,9 +360,9 @@ class BetweenNodes:
         """Report how a guest has ended."""
         self.guests.ended(task, result)
 
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that another node has."""
-        self.lending.cancel(task, force=force)
+    def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Cancel a task that another node has, with `recursive` also what it has submitted."""
+        self.lending.cancel(task, force=force, recursive=recursive)
 
     def closed(self, task: TaskRecord) -> None:
         """Forget a task that does not wait any more for what is elsewhere."""

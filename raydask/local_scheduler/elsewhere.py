@@ -52,8 +52,8 @@ class Elsewhere(Protocol):
     def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Report how a task of another node has ended."""
 
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that another node has."""
+    def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Cancel a task that another node has, with `recursive` also what it has submitted."""
 
     def closed(self, task: TaskRecord) -> None:
         """Forget a task that has ended while some of its inputs were elsewhere."""

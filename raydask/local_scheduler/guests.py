@@ -128,7 +128,7 @@ class Guests:
         if message.recursive:
             tasks = self._work.with_children(tasks)
         error = serialize_error(TaskCancelledError("the task was cancelled"))
-        self._work.cancel_all(tasks, error, force=message.force)
+        self._work.cancel_all(tasks, error, message.force, recursive=message.recursive)
 
     def ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Note how a guest has ended; its home is told with the others of this event."""

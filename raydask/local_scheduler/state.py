@@ -476,7 +476,7 @@ class LocalScheduler:
         if event.recursive:
             found = self._work.with_children(found)
         error = serialize_error(TaskCancelledError("the task was cancelled"))
-        self._work.cancel_all(found, error, force=event.force)
+        self._work.cancel_all(found, error, event.force, recursive=event.recursive)
 
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._interruptions.act_on_overdue(self.pool.tick(self._now), self._now)

@@ -542,8 +542,27 @@ class TaskTable:
                 found[task_id] = task
         return list(found.values())
 
-    def cancel_all(self, tasks: Iterable[TaskRecord], error: bytes, force: bool = False) -> None:
-        """Cancel tasks; with `force` end the workers of those that run."""
+    def cancel_all(
+        self,
+        tasks: Iterable[TaskRecord],
+        error: bytes,
+        force: bool = False,
+        *,
+        recursive: bool = True,
+    ) -> None:
+        """Cancel tasks.
+
+        Parameters
+        ----------
+        tasks : iterable of TaskRecord
+            With what they have submitted here, if that is to be cancelled too.
+        error : bytes
+            Serialized, for their returns.
+        force : bool
+            Whether to end the workers of those that run.
+        recursive : bool
+            Whether other nodes cancel too what these have submitted there.
+        """
         self._pool.withdraw({task for task in tasks if task.state == TaskState.READY})
         for task in tasks:
             if task.state in (TaskState.READY, TaskState.WAITING):
@@ -553,7 +572,7 @@ class TaskTable:
                 self._interruptions.interrupt(task, "cancelled", force=force)
             elif task.state == TaskState.LENT and self.elsewhere is not None:
                 self._interruptions.doom(task, error)
-                self.elsewhere.cancel(task, force=force)
+                self.elsewhere.cancel(task, force=force, recursive=recursive)
 
     # --- creations of actors --------------------------------------------------------------
 

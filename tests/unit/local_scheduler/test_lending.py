@@ -106,7 +106,7 @@ def test_short_tasks_are_lent_ahead_of_their_slots() -> None:
     tasks = [node.submit() for _ in range(60)]
     lease(node, 1)
     say(node, result(tasks[1], inline(tasks[1])))
-    assert len(lent(node)) == 1 + 21  # twenty milliseconds of tasks that take one
+    assert 15 < len(lent(node)) < 25  # twenty milliseconds of tasks that take one
 
 
 def test_code_and_template_are_sent_once() -> None:
