@@ -17,11 +17,7 @@ from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
 from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import (
-    Action,
-    EndProcess,
-    Send,
-)
+from raydask.local_scheduler.actions import Action, EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.interruption import Interruptions
@@ -187,7 +183,7 @@ class LocalScheduler:
             events.TasksPlaced: self._on_placed,
             events.GlobalSchedulerCame: self._on_global_scheduler,
             events.WorkerMeasured: self._on_worker_measured,
-            events.MemoryMeasured: self._on_memory_measured,
+            events.MemoryMeasured: lambda event: self.memory.measured(event, self._now),
             events.NodesCame: self._on_nodes_came,
             events.NodesLost: self._on_nodes_lost,
             events.PeerSaid: self._on_peer_said,
@@ -524,9 +520,6 @@ class LocalScheduler:
 
     def _on_worker_measured(self, event: events.WorkerMeasured) -> None:
         self.memory.worker_measured(event.process, event.private, self._now)
-
-    def _on_memory_measured(self, event: events.MemoryMeasured) -> None:
-        self.memory.measured(event, self._now)
 
     @property
     def infeasible(self) -> int:
