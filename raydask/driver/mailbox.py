@@ -155,6 +155,11 @@ class Mailbox:
         del use
         return True
 
+    def awaited(self, object_ids: list[ObjectID]) -> list[ObjectID]:
+        """Return those of the objects whose values somebody is to be called back with."""
+        with self._references.lock:
+            return [object_id for object_id in object_ids if object_id in self._callbacks]
+
     def fail_all(self, error: bytes, kind: int) -> None:
         """Give everything that is awaited this serialized error: the node is gone."""
         waiting, self._callbacks = self._callbacks, {}

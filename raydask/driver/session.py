@@ -305,6 +305,20 @@ class Session:
         finally:
             self.mailbox.taken(ids)
 
+    def locate(self, object_ids: Sequence[ObjectID]) -> tuple[list[ObjectValue], list[Use]]:
+        """Return where objects are, in order, and what keeps the stored ones there.
+
+        Raises
+        ------
+        ClusterUnavailableError
+            The node is gone.
+        """
+        ids = list(object_ids)
+        try:
+            return self._await_values(ids, None)
+        finally:
+            self.mailbox.taken(ids)
+
     def _await_values(
         self, ids: list[ObjectID], deadline: float | None
     ) -> tuple[list[ObjectValue], list[Use]]:
@@ -527,11 +541,17 @@ class Session:
     # --- incoming -------------------------------------------------------------------------
 
     def _on_values(self, message: Values) -> None:
-        self.actors.on_values(message.values)
+        self.actors.came_by_node([value.object_id for value in message.values])
         self.mailbox.deliver(message.values)
 
     def _on_ready(self, message: Ready) -> None:
-        self.mailbox.mark_ready(message.object_ids)
+        object_ids = message.object_ids
+        self.actors.came_by_node(object_ids)
+        self.mailbox.mark_ready(object_ids)
+        # A result of a call that the node has now may be awaited already.
+        missing = self.mailbox.to_request(self.mailbox.awaited(object_ids))
+        if missing:
+            self.outbox.add(Get(missing, False, []))
 
     def _on_progress(self, message: Progress) -> None:
         for task_id, step in message.steps:
