@@ -12,7 +12,6 @@ to give back when its thread blocks.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -26,6 +25,7 @@ from raydask.driver.exports import Exports
 from raydask.driver.mailbox import Mailbox
 from raydask.driver.object_ref import ObjectRef, new_ref
 from raydask.driver.outbox import Outbox
+from raydask.driver.printing import print_lines, print_notice
 from raydask.driver.references import ReferenceTable, Use
 from raydask.driver.replies import OnReply, Replies
 from raydask.driver.values import ValueCodec
@@ -136,8 +136,8 @@ class Session:
             Values: self._on_values,
             Ready: self._on_ready,
             Reply: self._replies.deliver,
-            LogLines: _print_lines,
-            Notice: _print_notice,
+            LogLines: print_lines,
+            Notice: print_notice,
             Progress: self._on_progress,
             ActorLocated: self.actors.on_located,
         }
@@ -560,21 +560,6 @@ class Session:
                 if step:
                     del self.observers[task_id]
                 observer(task_id, step)
-
-
-def _print_lines(message: LogLines) -> None:
-    for line in message.lines:
-        stream = sys.stderr if line.stream == "stderr" else sys.stdout
-        if stream is None:
-            continue  # a program without a terminal may have closed it
-        # In one write: print() would make two of an unbuffered stream, and the program's own
-        # threads print too.
-        stream.write(f"({line.name} pid={line.pid}) {line.text}\n")
-        stream.flush()
-
-
-def _print_notice(message: Notice) -> None:
-    print(f"raydask: {message.text}", file=sys.stderr, flush=True)
 
 
 # --- the current session ---------------------------------------------------------------------

@@ -117,7 +117,7 @@ class BetweenNodes:
         )
         self.guests = Guests(work, objects, pool, store, functions, self.borrowing, new_template)
         self.distant = DistantActors(
-            node, self.nodes, work, actors, self.lending, outgoing, self._tell
+            node, self.nodes, work, objects, actors, self.lending, outgoing, self._tell
         )
         self.hosting = Hosting(work, pool, self.borrowing)
         self._actors = actors

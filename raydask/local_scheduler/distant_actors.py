@@ -12,11 +12,13 @@ all of them, and keeps what it was told last.
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from typing import NamedTuple
 
-from raydask.ids import ActorID, ProcessNumber, TaskID, home_of, peer_process
+from raydask.ids import ActorID, ObjectID, ProcessNumber, home_of, peer_process
 from raydask.local_scheduler.actions import Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.lending import Lending
+from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import ActorRecord, TaskRecord, TaskState
 from raydask.local_scheduler.tasks import TaskTable
@@ -29,6 +31,13 @@ from raydask.wire.messages import (
     KillActor,
     TaskResult,
 )
+
+
+class Ending(NamedTuple):
+    """An actor's creation that its host is to end, and what that may still read."""
+
+    node: int
+    held: list[ObjectID]
 
 
 class _Followed:
@@ -50,11 +59,17 @@ class DistantActors:
     nodes : container of int
         The other nodes that there are.
     work : TaskTable
+    objects : ObjectTable
     actors : ActorTable
     lending : Lending
     outgoing : Outgoing
     tell : callable
         Sends a node a message.
+
+    Attributes
+    ----------
+    ending : dict of ActorID to Ending
+        Actors that have been ended while another node was creating them.
     """
 
     def __init__(
@@ -62,6 +77,7 @@ class DistantActors:
         node: int,
         nodes: Container[int],
         work: TaskTable,
+        objects: ObjectTable,
         actors: ActorTable,
         lending: Lending,
         outgoing: Outgoing,
@@ -70,11 +86,13 @@ class DistantActors:
         self._node = node
         self._nodes = nodes
         self._work = work
+        self._objects = objects
         self._actors = actors
         self._lending = lending
         self._outgoing = outgoing
         self._tell = tell
         self._followed: dict[ActorID, _Followed] = {}
+        self.ending: dict[ActorID, Ending] = {}
         actors.abroad = self
         lending.creation_failed = self.creation_failed
 
@@ -95,6 +113,18 @@ class DistantActors:
     def end(self, actor: ActorRecord, cause: str) -> None:
         """End the process of an actor on the node that hosts it."""
         self._tell(actor.host, EndActorProcess(actor.actor_id, cause))
+        creation = actor.creation
+        if creation.lent_to:
+            # It may read them until it has ended.
+            held = [*creation.spec.dependencies, *creation.spec.borrowed]
+            for object_id in held:
+                self._objects.hold(object_id)
+            self.ending[actor.actor_id] = Ending(actor.host, held)
+
+    def _has_ended(self, actor_id: ActorID) -> None:
+        ending = self.ending.pop(actor_id, None)
+        for object_id in ending.held if ending is not None else ():
+            self._objects.drop(object_id)
 
     # --- what hosts say -------------------------------------------------------------------
 
@@ -107,6 +137,7 @@ class DistantActors:
     def creation_failed(self, node: int, result: TaskResult) -> bool:
         """Take in that an actor could not be created; say whether that was awaited."""
         actor = self._hosted_by(node, ActorID(result.task_id))
+        self._has_ended(ActorID(result.task_id))
         if actor is None or actor.creation.state != TaskState.LENT:
             return False
         self._work.creation_failed_elsewhere(actor, result)
@@ -114,6 +145,7 @@ class DistantActors:
 
     def process_died(self, node: int, actor_id: ActorID, cause: str) -> None:
         """Decide what becomes of an actor whose process has died on its host."""
+        self._has_ended(actor_id)
         actor = self._hosted_by(node, actor_id)
         if actor is not None:
             self._work.actor_process_died(actor, cause)
@@ -187,12 +219,14 @@ class DistantActors:
     def node_lost(self, node: int, cause: str) -> None:
         """Note that with a node all actors that lived there, or had their home there, have gone."""
         self._actors.unfollow(peer_process(node))
+        for actor_id in [each for each, ending in self.ending.items() if ending.node == node]:
+            self._has_ended(actor_id)
         for actor in list(self._actors.records.values()):
             if actor.host == node:
                 died = f"node {node}, where it lived, is dead: {cause}"
                 self._work.actor_process_died(actor, died)
         for actor_id, followed in list(self._followed.items()):
-            if home_of(TaskID(actor_id)) == node:
+            if home_of(actor_id) == node:
                 died = f"node {node}, its home, is dead: {cause}"
                 incarnation = followed.located.incarnation if followed.located is not None else 0
                 dead = ActorLocated(actor_id, ActorState.DEAD, "", incarnation, died)

@@ -95,6 +95,7 @@ class Hosting:
         if task.state == TaskState.READY:
             self._pool.withdraw({task})
         self._work.dismiss(task)
+        self._died(actor_id, cause)
 
     def node_lost(self, node: int) -> None:
         """End the actors of a dead node."""

@@ -85,9 +85,12 @@ class Relays:
             pipe.close()
 
     def _new_pipe(self, node: int) -> Pipe:
-        pipe = Pipe(lambda pipe: self._pipes.pop(pipe, None))
+        pipe = Pipe(self._pipe_ended)
         self._pipes[pipe] = node
         return pipe
+
+    def _pipe_ended(self, pipe: Pipe) -> None:
+        self._pipes.pop(pipe, None)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

@@ -122,8 +122,10 @@ def _objects(core: LocalScheduler) -> Iterator[str]:
         if task.state in _OPEN or lives:
             holds.update(task.spec.dependencies)
             holds.update(task.spec.borrowed)
-            if template.actor is not None and template.actor.detached:
+            if template.actor is not None and template.actor.detached and not task.is_guest:
                 holds[ObjectID(task.spec.task_id + bytes(4))] += 1
+    for ending in core.between.distant.ending.values() if core.between is not None else ():
+        holds.update(ending.held)
     for function in core.pool.functions.values():
         holds.update(function.nested)
     live: Counter[int] = Counter()

@@ -56,6 +56,7 @@ class SimulatedNodes:
         self.running: dict[TaskID, SimulatedWorker] = {}
         self.has_lost = False
         self.lent = 0
+        self.hosted = 0
         self.pulled = 0
         self._failed_pull = failed_pull
         self._demands: dict[tuple[int, int], wire.ShapeDemand] = {}
@@ -99,6 +100,8 @@ class SimulatedNodes:
 
     def send(self, sender: int, receiver: int, message: object) -> None:
         """Send a node's message to another."""
+        if isinstance(message, wire.ActorCreated):
+            self.hosted += 1
         if isinstance(message, wire.Lend):
             self.lent += len(message.specs)
         self._links[sender, receiver].send_message(message)
@@ -175,6 +178,17 @@ class SimulatedNodes:
         if isinstance(message, wire.Demands):
             for demand in message.demands:
                 self._demands[node.node, demand.shape] = demand
+            return True
+        if isinstance(message, wire.CreateActor):
+            able = [
+                other.node
+                for other in self.alive
+                if other.core.pool.resources.feasible(message.resources)
+            ]
+            if not able:
+                return False
+            placed = events.ActorWasPlaced(message.actor_id, int(self.rng.choice(able)))
+            self.clock.after(0.001 * self.rng.random(), partial(node.handle, placed))
             return True
         if isinstance(message, wire.PassUp) and self.rng.random() < 0.9:
             placements = []
