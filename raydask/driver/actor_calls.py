@@ -109,8 +109,8 @@ class ActorCaller:
         self._dirty: dict[ActorID, _Route] = {}
         self._templates: dict[int, TaskTemplate] = {}
         self._promised: set[ObjectID] = set()
-        self._returning: dict[TaskID, _Route] = {}
-        """Calls that have been answered and whose values the node has not brought yet."""
+        self._distant: dict[ActorID, _Route] = {}
+        """Those of the routes that have led to other nodes."""
 
     def register_template(self, template: TaskTemplate) -> int:
         """Return the number of a method's template."""
@@ -271,10 +271,11 @@ class ActorCaller:
     def _on_message(self, route: _Route, message: Results) -> None:
         for result in message.results:
             with self._lock:
-                if result.status == _ELSEWHERE and self._still_comes(route, result.task_id):
+                is_elsewhere = result.status == _ELSEWHERE
+                if is_elsewhere and route.is_distant and self._still_comes(result.task_id):
                     continue
                 call = route.queue.answered(result.task_id)
-            if call is None or result.status == _ELSEWHERE:
+            if call is None or is_elsewhere:
                 continue
             if result.retryable and call.retries:
                 if call.retries > 0:
@@ -297,18 +298,13 @@ class ActorCaller:
         if abandoned:
             abandoned.difference_update([value.object_id for value in values])
 
-    def _still_comes(self, route: _Route, task_id: TaskID) -> bool:
-        """Say whether the node has yet to bring what a distant actor has returned; note it."""
-        if not route.is_distant or not route.queue.has_sent(task_id):
-            return False
+    def _still_comes(self, task_id: TaskID) -> bool:
+        """Say whether the node has yet to bring what a distant actor has returned."""
         references = self._session.references
         object_id = return_id(task_id, 0)
         with references.lock:
-            awaited = object_id in references.private or object_id in references.abandoned
-        if not awaited and object_id not in self._promised:
-            return False  # it has been quicker than the answer
-        self._returning[task_id] = route
-        return True
+            unknown = object_id in references.private or object_id in references.abandoned
+        return unknown or object_id in self._promised
 
     def came_by_node(self, object_ids: list[ObjectID]) -> None:
         """Note which of these are results of calls: the node has them, and holds them for us."""
@@ -318,11 +314,11 @@ class ActorCaller:
         references.came_by_node(object_ids)
         with self._lock:
             self._promised.difference_update(object_ids)
-            for object_id in object_ids if self._returning else ():
-                task_id = task_of(object_id)
-                route = self._returning.pop(task_id, None)
-                if route is not None:
-                    route.queue.answered(task_id)
+            for route in self._distant.values():
+                # Before the answer or after it: from here on the call has its values.
+                for object_id in object_ids:
+                    route.queue.answered(task_of(object_id))
+                if route.queue.has_sendable:
                     self._send(route)
 
     def keep_promise(self, value: ObjectValue) -> None:
@@ -350,7 +346,6 @@ class ActorCaller:
             route.cause = message.cause
             if route.state == ActorState.DEAD:
                 self._disconnect(route)
-                self._await_none(route)
                 self._fail(route.queue.take_all(), message.cause)
             elif route.state == ActorState.ALIVE:
                 if route.incarnation == message.incarnation:
@@ -368,7 +363,6 @@ class ActorCaller:
                 connection = connect_unix(message.address)
         except OSError:
             return  # it has died since; the node will say what becomes of it
-        self._await_none(route)
         self._fail(
             route.queue.process_died(),
             "its process was restarted, or could not be reached, while the call was under way; "
@@ -376,6 +370,8 @@ class ActorCaller:
         )
         route.connection = connection
         route.is_distant = is_distant
+        if is_distant:
+            self._distant[route.actor_id] = route
         route.located = message
         route.incarnation = message.incarnation
         route.known = set()
@@ -386,11 +382,6 @@ class ActorCaller:
             connection, partial(self._on_message, route), partial(self._on_lost, route)
         )
         self._send(route)
-
-    def _await_none(self, route: _Route) -> None:
-        """Give up what a process of an actor's has answered and the node has not brought."""
-        for task_id in [each for each, by in self._returning.items() if by is route]:
-            del self._returning[task_id]
 
     def _on_lost(self, route: _Route, error: BaseException) -> None:
         with self._lock:
