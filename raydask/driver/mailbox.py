@@ -70,7 +70,8 @@ class Mailbox:
 
     def mark_ready(self, object_ids: list[ObjectID]) -> None:
         """Note that the node has these objects."""
-        self.ready.update(object_ids)
+        counts = self._references.counts
+        self.ready.update([object_id for object_id in object_ids if object_id in counts])
         self.watched.difference_update(object_ids)
 
     def to_request(self, object_ids: list[ObjectID]) -> list[ObjectID]:
