@@ -26,6 +26,14 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(coroutine, SECONDS))
 
 
+async def one_turn() -> None:
+    """Let the loop do what is due."""
+    loop = asyncio.get_running_loop()
+    turned = loop.create_future()
+    loop.call_soon(turned.set_result, None)
+    await turned
+
+
 class TwoNodes:
     """Node 1, where callers are, and node 2, whose worker repeats what it is told."""
 
@@ -76,7 +84,7 @@ class TwoNodes:
 
     async def until_over(self) -> None:
         while len(self.calling) or len(self.serving):
-            await asyncio.sleep(0)
+            await one_turn()
 
     def close(self) -> None:
         for server in self._servers:
@@ -157,7 +165,7 @@ def test_a_node_that_cannot_be_reached_is_tried_again(
             nodes.refuses = True
             reader, writer = await nodes.caller(begin=b"x")
             while not len(nodes.calling):
-                await asyncio.sleep(0)
+                await one_turn()
             nodes.refuses = False
             assert await reader.readexactly(1) == b"x"
             writer.close()
