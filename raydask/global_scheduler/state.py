@@ -18,8 +18,8 @@ Invariants
   of itself (`GlobalScheduler.refusal_of`).  The head's node is awaited for ever: where it
   ends, the whole session does.
 - A node is in the control state before other nodes are told where it is.
-- A node is the authority on its actors.  That one is dead because its node is, is a
-  guess; a node that comes back with the actor corrects it.
+- The node where an actor was made is the authority on it, wherever the actor lives.  That one is
+  dead because that node is, is a guess; a node that comes back with the actor corrects it.
 - What could not be placed is tried again whenever a node registers.  Requests can be
   repeated: after a restart nodes send again whatever was not answered.
 - Of dead actors the latest `DEAD_ACTORS_KEPT` are kept.
@@ -195,8 +195,8 @@ class GlobalScheduler:
             if owner is not None and owner.is_dead:
                 self._names.release(owner.actor_id)
         for actor in list(self._actors.values()):
-            if not actor.is_dead and _authority(actor) not in self._nodes:
-                self._presume_dead(actor, f"its node {_authority(actor)} is dead")
+            if not actor.is_dead and home_of(actor.actor_id) not in self._nodes:
+                self._presume_dead(actor, f"its node {home_of(actor.actor_id)} is dead")
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -234,9 +234,10 @@ class GlobalScheduler:
         self._node_journal.put(node.number, node)
         self._reconcile(node.number, set(message.actors))
         self._view_changed = True
+        # Before anything is placed there: those who asked must know the node.
+        self._introduce(node, known)
         self._place(list(self._unplaced.values()))
         self._actions.append(Send(node.number, self._view()))
-        self._introduce(node, known)
 
     def _introduce(self, node: NodeRecord, known: NodeRecord | None) -> None:
         """Tell a node of all others, and the others of it."""
@@ -257,7 +258,7 @@ class GlobalScheduler:
 
     def _reconcile(self, number: NodeNumber, running: set[ActorID]) -> None:
         """Compare what is known of a node's actors with what the node says."""
-        actors = [actor for actor in self._actors.values() if _authority(actor) == number]
+        actors = [actor for actor in self._actors.values() if home_of(actor.actor_id) == number]
         for actor in actors:
             if actor.presumed_dead and actor.actor_id in running:
                 self._revive(actor)
@@ -367,7 +368,7 @@ class GlobalScheduler:
             if item.node == node.number:
                 del self._unplaced[identifier]
         for actor in list(self._actors.values()):
-            if not actor.is_dead and _authority(actor) == node.number:
+            if not actor.is_dead and home_of(actor.actor_id) == node.number:
                 self._presume_dead(actor, f"its node {node.number} is dead: {entry.death_cause}")
         self._names.lapse(self._now, dead=(node.number,))
 
@@ -598,10 +599,3 @@ class GlobalScheduler:
         else:
             message = ActorFound(number, found.actor_id, found.entry.handle)
         self._actions.append(Send(node, message))
-
-
-def _authority(actor: ActorRecord) -> NodeNumber:
-    """Return the node that knows about the actor: where it lives, or else where it was made."""
-    if actor.entry.state == "ALIVE" or (actor.presumed_dead and actor.state_before == "ALIVE"):
-        return NodeNumber(actor.entry.node)
-    return home_of(actor.actor_id)

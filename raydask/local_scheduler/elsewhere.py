@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from raydask.ids import ObjectID, ProcessNumber
-from raydask.local_scheduler.records import ObjectRecord, TaskRecord
+from raydask.local_scheduler.records import ObjectRecord, TaskRecord, WorkerRecord
 from raydask.wire.messages import TaskResult
 
 
@@ -57,3 +57,12 @@ class Elsewhere(Protocol):
 
     def closed(self, task: TaskRecord) -> None:
         """Forget a task that has ended while some of its inputs were elsewhere."""
+
+    def bring(self, task: TaskRecord) -> None:
+        """Bring the inputs of a task here."""
+
+    def creation_ended(self, worker: WorkerRecord, task: TaskRecord, result: TaskResult) -> None:
+        """Take in how the creation of another node's actor has ended."""
+
+    def creation_died(self, task: TaskRecord, cause: str) -> None:
+        """Report that a worker has died while it created another node's actor."""

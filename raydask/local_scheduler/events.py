@@ -124,6 +124,22 @@ class ObjectsPut(msgspec.Struct, frozen=True, gc=False):
     values: list[ObjectValue]
 
 
+class ResultsReturned(msgspec.Struct, frozen=True, gc=False):
+    """An actor has made these objects for a caller, `holder`, of another node."""
+
+    process: ProcessNumber
+    node: int
+    holder: ProcessNumber
+    values: list[ObjectValue]
+
+
+class WordAsked(msgspec.Struct, frozen=True, gc=False):
+    """A process waits until all it has said that it holds is known; `number` is the request's."""
+
+    process: ProcessNumber
+    number: int
+
+
 class ObjectsPromised(msgspec.Struct, frozen=True, gc=False):
     """A process will put these objects."""
 
@@ -337,6 +353,8 @@ Event = (
     | ObjectsWatched
     | WorkerUnblocked
     | ObjectsPut
+    | ResultsReturned
+    | WordAsked
     | ObjectsPromised
     | ObjectsAcquired
     | ObjectsReleased

@@ -142,6 +142,11 @@ class Guests:
         result.values = [self._for_home(node, value) for value in result.values]
         self._results.setdefault(node, []).append(result)
 
+    def return_values(self, node: int, process: int, values: list[ObjectValue]) -> None:
+        """Give a process of another node what an actor here has made for it."""
+        kept = [self._for_home(node, value) for value in values]
+        self._borrowing.say(node, wire.ReturnValues(process, kept))
+
     def _for_home(self, node: int, value: ObjectValue) -> ObjectValue:
         """Keep for a home what it cannot be sent whole; return what it is sent."""
         if value.kind != _STORED:
@@ -161,9 +166,10 @@ class Guests:
             record.remote = Remote(is_ours=False)
             self._objects.records[value.object_id] = record
         assert record.remote is not None
-        held.add(value.object_id)
-        record.count += 1
-        record.remote.guards += 1
+        if value.object_id not in held:
+            held.add(value.object_id)
+            record.count += 1
+            record.remote.guards += 1
         if record.value is None:
             record.remote.nested = value.nested
             for nested in value.nested:

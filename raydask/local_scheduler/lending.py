@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from raydask.ids import FunctionID, ObjectID, TaskID
+from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.borrowing import Borrowing
 from raydask.local_scheduler.fetching import Fetching
@@ -115,6 +115,8 @@ class Lending:
         self._reported_at = float("-inf")
         self._recalled_at = float("-inf")
         self._now = 0.0
+        self.creation_failed: Callable[[int, wire.TaskResult], bool] = _unexpected
+        """Told of results of what is no task that was lent under a lease."""
 
     # --- nodes and jobs -------------------------------------------------------------------
 
@@ -382,6 +384,10 @@ class Lending:
             self._count_lent(self._shape_of(task), node, task)
         self._send(node, tasks)
 
+    def lend_creation(self, node: int, creation: TaskRecord) -> None:
+        """Have a node create an actor that the global scheduler has placed there."""
+        self._send(node, [creation])
+
     def _count_lent(self, shape: Shape, node: int, task: TaskRecord) -> None:
         # The estimate stays with the task: as much is taken off again when it has ended.
         task.cost = task.template.cost or 0.0
@@ -439,6 +445,9 @@ class Lending:
         """Take in how tasks have ended on another node."""
         for result in results:
             task = self._take(node, result.task_id)
+            if task is None and self.creation_failed(node, result):
+                self._let_go(node, result.values)
+                continue
             if task is None or not self._work.lent_ended(task, result):
                 # Nothing is taken over: this comes before the task is lent again.
                 kept = _kept_there(result.values)
@@ -448,7 +457,7 @@ class Lending:
             if task.template.cost is not None:
                 self._shape_of(task).seconds = task.template.cost
             for value in result.values:
-                self._deliver(node, value)
+                self.deliver(node, value)
             self._work.close_delivered(task)
 
     def _take(self, node: int, task_id: TaskID) -> TaskRecord | None:
@@ -459,19 +468,30 @@ class Lending:
                 shape.take_back(node, task.cost, self._now)
         return task
 
-    def _deliver(self, node: int, value: ObjectValue) -> None:
+    def deliver(self, node: int, value: ObjectValue, holder: ProcessNumber | None = None) -> None:
+        """Take in a value of an object of ours that a node has made, and keeps if it is stored.
+
+        `holder` is a process that holds the object because it has called for it, if it is new.
+        """
         if value.kind != _STORED:
-            self._work.deliver([value])
+            self._work.deliver([value], holder)
             if value.nested:
                 self._let_go(node, [value])
             return
         record = self._objects.records.get(value.object_id)
+        if record is None and holder is not None:
+            self._objects.create(value.object_id, holder, None)
+            record = self._objects.records[value.object_id]
         if record is None or record.value is not None:
             self._let_go(node, [value])
             return
         remote = record.remote
         if remote is None:
             remote = record.remote = Remote(is_ours=True)
+        if remote.exists:
+            if node not in remote.nodes:
+                self._let_go(node, [value])
+            return
         remote.size = value.size
         remote.nodes[node] = True
         remote.kept_by = node
@@ -503,6 +523,10 @@ class Lending:
         if task.lent_to in self._nodes:
             message = wire.CancelLent([task.spec.task_id], force, recursive)
             self._tell(task.lent_to, message)
+
+
+def _unexpected(node: int, result: wire.TaskResult) -> bool:
+    return False
 
 
 def _kept_there(values: list[ObjectValue]) -> list[ObjectID]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from raydask.ids import home_of_job
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import CancelPull, ForgetPull, StartPull
+from raydask.local_scheduler.relays import Relays
 from raydask.object_store.partial_objects import PartialObjects
 from raydask.object_store.puller import Puller
 from raydask.object_store.transfer import TransferServer
@@ -31,6 +32,7 @@ from raydask.wire.blocking_guard import GuardedListener, connect_blocking
 from raydask.wire.endpoint import Endpoint, parse_endpoint
 from raydask.wire.guard import Strangers, connect_guarded, guarded_by
 from raydask.wire.loop_connection import FrameProtocol
+from raydask.wire.pipe import PipeEnd
 from raydask.wire.tls import client_tls, server_tls
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class NodeLinks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.AbstractServer | None = None
         self._data_listener: GuardedListener | None = None
+        self.relays = Relays(self._number, self._connect_call, server.address_of)
         self._partial = PartialObjects()
         size = server.identity.arena_size
         self.transfers = TransferServer(arena_fd, size, spill_path, self._partial)
@@ -106,6 +109,7 @@ class NodeLinks:
         if self._listener is not None:
             self._listener.close()
         self._strangers.close()
+        self.relays.close()
         for way in self._ways.values():
             self._drop(way)
         for protocol in self._incoming.values():
@@ -142,6 +146,7 @@ class NodeLinks:
                 incoming.on_lost = None
                 incoming.close()
             way = self._ways.pop(number, None)
+            self.relays.node_lost(number)
             if way is not None:
                 self._drop(way)
                 self.puller.forget_node(number)
@@ -222,6 +227,9 @@ class NodeLinks:
         return FrameProtocol(self._on_first_message, None, self._server.writes)
 
     def _on_first_message(self, protocol: FrameProtocol, hello: Any) -> None:
+        if isinstance(hello, wire.Hello) and hello.role == "call" and hello.node not in self._dead:
+            self.relays.serve(protocol, hello.node, hello.process)
+            return
         if not isinstance(hello, wire.Hello) or hello.role != "node":
             _log.warning("a link began with %s", type(hello).__name__)
             protocol.close()
@@ -275,6 +283,14 @@ class NodeLinks:
         home = home_of_job(job)
         if home != self._number:
             self.send(home, wire.JobLines(job, lines))
+
+    # --- calls ----------------------------------------------------------------------------
+
+    async def _connect_call(self, number: int, make_protocol: Callable[[], PipeEnd]) -> object:
+        way = self._ways.get(number)
+        if way is None or way.is_lost:
+            raise ConnectionError(f"node {number} is not to be reached")
+        return await connect_guarded(way.link, self._secret, make_protocol, self._client_tls)
 
     # --- objects --------------------------------------------------------------------------
 

@@ -78,8 +78,8 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
             TaskState.CANCELLED,
         )
     ),
-    # A restarted actor's creation runs again.
-    TaskState.FINISHED: frozenset((TaskState.READY,)),
+    # A restarted actor's creation runs again, here or on another node.
+    TaskState.FINISHED: frozenset((TaskState.READY, TaskState.WAITING, TaskState.LENT)),
     TaskState.FAILED: frozenset(),
     TaskState.CANCELLED: frozenset(),
 }
@@ -494,7 +494,7 @@ class WorkerRecord:
 
 
 class ActorRecord:
-    """An actor that lives on this node."""
+    """An actor that this node is the home of, and where it lives or is to live."""
 
     __slots__ = (
         "actor_id",
@@ -502,7 +502,10 @@ class ActorRecord:
         "cause",
         "creation",
         "followers",
+        "host",
         "incarnation",
+        "pid",
+        "process",
         "restarts_left",
         "state",
         "worker",
@@ -513,6 +516,13 @@ class ActorRecord:
         self.creation = creation
         self.state = ActorState.PENDING
         self.worker: WorkerRecord | None = None
+        """Its process, if that is here."""
+        self.host = 0
+        """The other node that its creation was lent to, and where it lives; 0: none."""
+        self.process = ProcessNumber(0)
+        """Its worker, as its node counts them."""
+        self.pid = 0
+        """Of its process, if that is on another node."""
         self.incarnation = 0
         options = creation.template.template.actor
         self.restarts_left = options.max_restarts if options is not None else 0

@@ -169,8 +169,12 @@ class RequestDesk:
         return _LATER
 
     def _barrier(self, peer: Peer, number: int, payload: bytes) -> object:
-        # The answer says that everything before the request has been read and acted on.
-        return True
+        # The answer says that everything before the request has been read and acted on, and that
+        # other nodes know of what the process holds of theirs.
+        if self._server.core.between is None:
+            return True
+        self._server.handle(events.WordAsked(peer.process, number))
+        return _LATER
 
     # --- where the memory is --------------------------------------------------------------
 

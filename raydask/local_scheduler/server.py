@@ -171,7 +171,7 @@ class NodeServer:
                 writer.table(schema.function_key),
                 writer.record,
             ),
-            Paths(self._address_of, spiller.path_of),
+            Paths(self.address_of, spiller.path_of),
             config.infeasible_seconds,
             memory_settings(config, identity.arena_size, idle),
         )
@@ -293,7 +293,8 @@ class NodeServer:
         assert self._loop is not None
         self._loop.call_later(self._writer.tick(), self._write_behind)
 
-    def _address_of(self, process: ProcessNumber) -> str:
+    def address_of(self, process: ProcessNumber) -> str:
+        """Return the path of a worker's socket for callers of its actor."""
         return os.path.join(self.identity.session, f"w{process}.sock")
 
     # --- connections ----------------------------------------------------------------------
@@ -307,6 +308,8 @@ class NodeServer:
             self._welcome(protocol, hello)
         elif hello.role == "control":
             self._control_connected(protocol, hello)
+        elif hello.role == "call" and self.links is not None:
+            self.links.relays.call(protocol, hello.node, hello.process)
         elif hello.role in ("stdout", "stderr"):
             peer = self.peers.get(ProcessNumber(hello.process))
             if peer is not None:
@@ -433,7 +436,10 @@ class NodeServer:
 
     def _on_put_for(self, peer: Peer, message: wire.PutFor) -> None:
         holder = ProcessNumber(message.process)
-        self.handle(events.ObjectsPut(peer.process, holder, message.values))
+        if message.node in (0, self.identity.number):
+            self.handle(events.ObjectsPut(peer.process, holder, message.values))
+        else:
+            self.handle(events.ResultsReturned(peer.process, message.node, holder, message.values))
 
     def _on_promise(self, peer: Peer, message: wire.Promise) -> None:
         self.handle(events.ObjectsPromised(peer.process, message.object_ids))

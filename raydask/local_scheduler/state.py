@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
-from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID
+from raydask.ids import ActorID, NodeNumber, ObjectID, ProcessNumber, TaskID, home_of
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import Action, EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
@@ -42,11 +42,16 @@ from raydask.wire.messages import (
     ActorState,
     JobSettings,
     Notice,
+    Reply,
 )
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.between_nodes import BetweenNodes
     from raydask.local_scheduler.draining import Draining
+
+
+_TRUE = b"\xc3"
+"""In msgpack."""
 
 
 class Journals(NamedTuple):
@@ -165,6 +170,8 @@ class LocalScheduler:
             events.ObjectsWatched: self._on_watched,
             events.WorkerUnblocked: self._on_unblocked,
             events.ObjectsPut: self._on_put,
+            events.ResultsReturned: self._on_results_returned,
+            events.WordAsked: self._on_word_asked,
             events.ObjectsPromised: lambda event: objects.promise(event.process, event.object_ids),
             events.ObjectsAcquired: lambda event: objects.acquire(event.process, event.object_ids),
             events.ObjectsReleased: lambda event: objects.release(event.process, event.object_ids),
@@ -260,6 +267,10 @@ class LocalScheduler:
             if actor.creation.job == job and actor.creation not in kept_tasks:
                 self._work.end_actor(actor, "its driver has ended")
         error = serialize_error(TaskCancelledError("the driver of the task has ended"))
+        if self.between is not None:
+            kept_tasks.update(self.between.hosting.creations)
+            kept_workers.update(task.worker for task in self.between.hosting.creations)
+            kept_workers.update(hosted.worker for hosted in self.between.hosting.detached)
         kept_processes = {worker.process for worker in kept_workers if worker is not None}
         ours = [
             task
@@ -273,7 +284,9 @@ class LocalScheduler:
         for worker in self.pool.workers.values():
             if worker.job == job and worker not in kept_workers:
                 self.pool.kill(worker, "its driver has ended")
-        if not any(actor.creation.job == job for actor in kept):
+        kept_jobs = {task.job for task in kept_tasks}
+        kept_jobs.update(worker.job for worker in kept_workers if worker is not None)
+        if job not in kept_jobs:
             if self.between is not None:
                 self.between.job_ended(job)
             self.pool.forget_job(job)
@@ -291,8 +304,9 @@ class LocalScheduler:
         if worker.actor_id is not None:
             actor = self.actors.records.get(worker.actor_id)
             if actor is not None and actor.worker is worker:
-                if self.actors.worker_died(actor, cause):
-                    self._work.actor_is_dead(actor)
+                self._work.actor_process_died(actor, cause)
+            elif self.between is not None:
+                self.between.hosting.worker_died(worker, cause)
         verdict = self.memory.verdict_on(event.process)
         for position, task in enumerate(tasks):
             if task.state == TaskState.ASSIGNED:
@@ -307,6 +321,8 @@ class LocalScheduler:
     def _leave(self, process: ProcessNumber) -> None:
         self._templates.pop(process, None)
         self.actors.unfollow(process)
+        if self.between is not None:
+            self.between.distant.unfollow(process)
         self.room.leave(process)
         for object_id in self.objects.leave(process):
             self._work.deliver([self.objects.broken_promise(object_id)])
@@ -431,6 +447,17 @@ class LocalScheduler:
             if tell:
                 self.objects.request(event.holder, [value.object_id])
 
+    def _on_results_returned(self, event: events.ResultsReturned) -> None:
+        if self.between is not None:
+            self.between.return_values(event.process, event.node, event.holder, event.values)
+
+    def _on_word_asked(self, event: events.WordAsked) -> None:
+        word = Send(event.process, Reply(event.number, b"", _TRUE))
+        if self.between is None:
+            self._outgoing.actions.append(word)
+        else:
+            self.between.borrowing.then(word)
+
     # --- room in the object store ---------------------------------------------------------
 
     def _on_region_requested(self, event: events.RegionRequested) -> None:
@@ -489,7 +516,8 @@ class LocalScheduler:
             actors = self.actors.records.values()
             alive = {actor.creation.job for actor in actors if actor.state != ActorState.DEAD}
             if self.between is not None:
-                alive |= self.between.guests.jobs.keys()  # their homes say when they end
+                # Their homes say when they end.
+                alive |= self.between.guests.jobs.keys() | self.between.hosting.jobs
             for job in self.pool.job_settings.keys() - self._jobs.values() - alive:
                 self._end_job(job)
         for task, error in self._passed_up.take_overdue(self._now):
@@ -502,16 +530,25 @@ class LocalScheduler:
 
     def _on_actor_placed(self, event: events.ActorWasPlaced) -> None:
         self._passed_up.take(TaskID(event.actor_id))
-        self.actors.placed(event.actor_id)
+        self.actors.placed(event.actor_id, event.node)
 
     def _on_followed(self, event: events.ActorFollowed) -> None:
-        self.actors.follow(event.process, event.actor_id, self._now)
+        if self.between is not None and home_of(event.actor_id) != self._node:
+            self.between.distant.follow(event.process, event.actor_id)
+        else:
+            self.actors.follow(event.process, event.actor_id, self._now)
 
     def _on_kill_actor(self, event: events.KillActorRequested) -> None:
-        actor = self.actors.records.get(event.actor_id)
+        if self.between is not None and home_of(event.actor_id) != self._node:
+            self.between.distant.kill(event.actor_id, no_restart=event.no_restart)
+        else:
+            self._kill_actor(event.actor_id, event.no_restart)
+
+    def _kill_actor(self, actor_id: ActorID, no_restart: bool) -> None:
+        actor = self.actors.records.get(actor_id)
         if actor is None or actor.state == ActorState.DEAD:
             return
-        if event.no_restart:
+        if no_restart:
             self._work.end_actor(actor, "raydask.kill() ended it")
         else:
             self.actors.kill(actor, "raydask.kill() ended its process", no_restart=False)
@@ -558,8 +595,10 @@ class LocalScheduler:
                 self.store,
                 self.room,
                 self._outgoing,
+                self.actors,
                 self._new_template,
                 self._end_job,
+                self._kill_actor,
             )
             self.between.draining = self.draining
         self.between.nodes_came(event.nodes)

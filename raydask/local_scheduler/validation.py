@@ -123,8 +123,10 @@ def _objects(core: LocalScheduler) -> Iterator[str]:
         if task.state in _OPEN or lives:
             holds.update(task.spec.dependencies)
             holds.update(task.spec.borrowed)
-            if template.actor is not None and template.actor.detached:
+            if template.actor is not None and template.actor.detached and not task.is_guest:
                 holds[ObjectID(task.spec.task_id + bytes(4))] += 1
+    for ending in core.between.distant.ending.values() if core.between is not None else ():
+        holds.update(ending.held)
     for function in core.pool.functions.values():
         holds.update(function.nested)
     if core.between is not None:
@@ -190,8 +192,10 @@ def _store(core: LocalScheduler) -> Iterator[str]:
 
 def _actors(core: LocalScheduler) -> Iterator[str]:
     for actor_id, actor in core.actors.records.items():
-        if actor.state == ActorState.ALIVE and actor.worker is None:
-            yield f"actor {actor_id.hex()} is alive and has no worker"
+        if actor.state == ActorState.ALIVE and (actor.worker is None) != bool(actor.host):
+            yield f"actor {actor_id.hex()} is alive and has no worker, or two"
+        if actor.host and actor.host != actor.creation.lent_to and actor.creation.lent_to:
+            yield f"actor {actor_id.hex()} is with node {actor.host}, its creation is not"
         if actor.worker is not None and actor.worker.actor_id != actor_id:
             yield f"actor {actor_id.hex()} has a worker that does not know it"
         if actor.state == ActorState.DEAD and actor.creation.state in _OPEN:

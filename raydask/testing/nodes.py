@@ -60,6 +60,7 @@ class SimulatedNodes:
         self._said_by_global: defaultdict[tuple[int, int], deque[events.Event]]
         self._said_by_global = defaultdict(deque)
         self.lent = 0
+        self.hosted = 0
         self.pulled = 0
         self._failed_pull = failed_pull
         self._demands: dict[tuple[int, int], wire.ShapeDemand] = {}
@@ -103,6 +104,8 @@ class SimulatedNodes:
 
     def send(self, sender: int, receiver: int, message: object) -> None:
         """Send a node's message to another."""
+        if isinstance(message, wire.ActorCreated):
+            self.hosted += 1
         if isinstance(message, wire.Lend):
             self.lent += len(message.specs)
         self._links[sender, receiver].send_message(message)
@@ -223,6 +226,18 @@ class SimulatedNodes:
             return True
         if isinstance(message, wire.LeaveCluster):
             self._leave(node, done=message.done)
+            return True
+        if isinstance(message, wire.CreateActor):
+            able = [
+                other.node
+                for other in self.alive
+                if other.node not in self.leaving
+                and other.core.pool.resources.feasible(message.resources)
+            ]
+            if not able:
+                return False
+            placed = events.ActorWasPlaced(message.actor_id, int(self.rng.choice(able)))
+            self.clock.after(0.001 * self.rng.random(), partial(node.handle, placed))
             return True
         if isinstance(message, wire.PassUp) and self.rng.random() < 0.9:
             placements = []

@@ -31,6 +31,8 @@ class ValueKind(enum.IntEnum):
     """In the message, and it is a pickled exception to raise."""
     SPILLED = 3
     """In a file of the spill folder, at an offset; ``data`` is the file's path."""
+    ELSEWHERE = 4
+    """Where the sender can read it and the receiver cannot, who asks its own node for it."""
 
 
 class TaskStatus(enum.IntEnum):
@@ -88,14 +90,15 @@ class Hello(msgspec.Struct, array_like=True):
         ``"driver"``, ``"worker"``, ``"control"`` (a worker's control socket),
         ``"stdout"`` or ``"stderr"`` (a worker's output, raw bytes from then on),
         ``"observer"`` (it makes requests and has no job); ``"caller"`` is what a process says
-        to the actor that it calls.
+        to the actor that it calls, and ``"call"`` what comes before it where the actor is on
+        another node: that the connection is to be joined to one to the actor's worker.
     pid : int
     version, python : str
         Of raydask and of Python; these two stay where they are, so that whoever has others can
         be told so.
     process : int
         For a control or output socket the process number of the worker it belongs to; for
-        a caller its own.
+        a caller its own; for a call the worker's, on its node.
     namespace : str
     search_path : list of str
         A driver's ``sys.path``, which its workers take over.
@@ -108,6 +111,8 @@ class Hello(msgspec.Struct, array_like=True):
         For a worker the only job that it works for, whose fork server it comes from; 0: any.
     others : dict of str to str
         Versions of what else matters, by names of ``raydask.wire.versions``.
+    node : int
+        For a caller its own node; for a call the one where the actor is.
     """
 
     role: str
@@ -122,6 +127,7 @@ class Hello(msgspec.Struct, array_like=True):
     log_to_driver: bool = True
     job: int = 0
     others: dict[str, str] = {}
+    node: int = 0
 
 
 class Submit(msgspec.Struct, array_like=True):
@@ -208,10 +214,14 @@ class RetireRegions(msgspec.Struct, array_like=True):
 
 
 class PutFor(msgspec.Struct, array_like=True):
-    """Values that an actor made for a caller, whose node holds them for it and tells it."""
+    """Values that an actor made for a caller, whose node holds them for it and tells it.
+
+    ``node`` is the caller's; 0: this one.
+    """
 
     process: int
     values: list[ObjectValue]
+    node: int = 0
 
 
 class Promise(msgspec.Struct, array_like=True):
@@ -337,7 +347,8 @@ class Values(msgspec.Struct, array_like=True):
 
 
 class Ready(msgspec.Struct, array_like=True):
-    """Objects the process watches that are now available."""
+    """Objects that are now available: the process watches them, or they are results of its calls
+    that its node holds for it."""
 
     object_ids: list[ObjectID]
 
@@ -424,8 +435,10 @@ class Progress(msgspec.Struct, array_like=True):
 class ActorLocated(msgspec.Struct, array_like=True):
     """An actor's state and where to call it, for a process that asked to follow it.
 
-    ``address`` is the path of its worker's socket while it is alive; ``cause`` says why it
-    is dead or restarting; ``incarnation`` counts its processes from 0.
+    ``address`` is the path of the socket where it is called while it is alive; ``cause`` says why
+    it is dead or restarting; ``incarnation`` counts its processes from 0.  ``host`` is the node
+    where it lives and ``process`` its worker there; 0: not known to be elsewhere.  Where that is
+    another node, ``address`` is the receiver's own node's, which has to be told both (``Hello``).
     """
 
     actor_id: ActorID
@@ -433,6 +446,8 @@ class ActorLocated(msgspec.Struct, array_like=True):
     address: str
     incarnation: int
     cause: str
+    host: int = 0
+    process: int = 0
 
 
 # --- the node to a worker's control socket ------------------------------------------------
@@ -907,6 +922,48 @@ class Parted(msgspec.Struct, array_like=True):
     settled: bool
 
 
+class ActorCreated(msgspec.Struct, array_like=True):
+    """An actor of the receiver's lives now at the sender's, in this process of its.
+
+    Where ``__init__`` failed, ``LentResults`` says so instead.
+    """
+
+    actor_id: ActorID
+    process: int
+    pid: int
+
+
+class ActorProcessDied(msgspec.Struct, array_like=True):
+    """The process of an actor of the receiver's has ended, before or after it was created."""
+
+    actor_id: ActorID
+    cause: str
+
+
+class EndActorProcess(msgspec.Struct, array_like=True):
+    """End the process of an actor of the sender's; ``cause`` is for people."""
+
+    actor_id: ActorID
+    cause: str
+
+
+class KillActor(msgspec.Struct, array_like=True):
+    """A process of the sender's wants an actor of the receiver's ended."""
+
+    actor_id: ActorID
+    no_restart: bool
+
+
+class ReturnValues(msgspec.Struct, array_like=True):
+    """What an actor here has made for a process of the receiver's; see ``PutFor``.
+
+    A stored value stays here: it has its size, and no place.
+    """
+
+    process: int
+    values: list[ObjectValue]
+
+
 # --- the node and its supervisor -----------------------------------------------------------
 
 
@@ -1066,5 +1123,10 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     NodesLeave,
     Part,
     Parted,
+    ActorCreated,
+    ActorProcessDied,
+    EndActorProcess,
+    KillActor,
+    ReturnValues,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""
