@@ -218,10 +218,14 @@ class BetweenNodes:
             reason = f"it sent a wrong {type(message).__name__}: {error}"
             self._outgoing.actions.append(EndProcess(peer_process(node), reason))
             return
+        self._join(node)
+        self._handlers[type(message)](node, message)
+
+    def _join(self, node: int) -> None:
+        """Let a node hold objects here, if it does not yet."""
         process = peer_process(node)
         if process not in self._objects.held:
             self._objects.join(process)
-        self._handlers[type(message)](node, message)
 
     def nodes_leave(self, nodes: list[int], now: float) -> None:
         """Begin nothing new with nodes that leave, and bring here what they keep."""
@@ -502,6 +506,8 @@ class BetweenNodes:
         self, maker: ProcessNumber, node: int, holder: int, values: list[ObjectValue]
     ) -> None:
         """Give a process of another node what an actor here has made for it."""
+        if node in self.nodes:
+            self._join(node)
         sealed = []
         for value in values:
             record = self._objects.records.get(value.object_id)

@@ -150,7 +150,7 @@ class Guests:
     def _for_home(self, node: int, value: ObjectValue) -> ObjectValue:
         """Keep for a home what it cannot be sent whole; return what it is sent."""
         if value.kind != _STORED:
-            if value.nested and node in self._templates:
+            if value.nested and peer_process(node) in self._objects.held:
                 for nested in value.nested:
                     self._objects.hold(nested)
                 carried = self.carried.setdefault(node, {})

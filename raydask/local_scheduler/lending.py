@@ -392,17 +392,16 @@ class Lending:
         # The estimate stays with the task: as much is taken off again when it has ended.
         task.cost = task.template.cost or 0.0
         shape.lend(node, task.cost, self._now)
+        self.lent.setdefault(node, {})[task.spec.task_id] = task
 
     def _send(self, node: int, tasks: list[TaskRecord]) -> None:
         if not tasks:
             return
-        lent = self.lent.setdefault(node, {})
         told = self._told_templates.setdefault(node, set())
         values: dict[ObjectID, ObjectValue] = {}
         located: dict[ObjectID, wire.Whereabouts] = {}
         templates = []
         for task in tasks:
-            lent[task.spec.task_id] = task
             if task.template not in told:
                 templates.append(self._introduce(node, task.template))
             for object_id in task.spec.dependencies:
