@@ -38,6 +38,10 @@ class NodeRecord:
         The last one, as it came.
     link, data : str
         Where other nodes connect to it; empty where they cannot.
+    reserved : dict of str to int
+        What placement groups have of its total.
+    turn : int
+        Counts what was spread: this, when the node had its last of it.
     lost_at : float or None
         When the connection ended; None while there is one.
     """
@@ -52,7 +56,9 @@ class NodeRecord:
         "queue_seconds",
         "queued",
         "reported",
+        "reserved",
         "total",
+        "turn",
     )
 
     def __init__(self, entry: NodeEntry, total: dict[str, int]) -> None:
@@ -65,6 +71,8 @@ class NodeRecord:
         self.reported = Heartbeat(entry.number, {}, 0, 0.0, 0)
         self.link = ""
         self.data = ""
+        self.reserved: dict[str, int] = {}
+        self.turn = 0
         self.lost_at: float | None = None
 
     def document(self) -> bytes:

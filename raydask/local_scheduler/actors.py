@@ -72,6 +72,7 @@ class ActorTable:
                     options.max_restarts,
                     options.detached,
                     creation.job,
+                    creation.template.template.strategy,
                 )
             )
         )

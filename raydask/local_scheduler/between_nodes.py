@@ -324,6 +324,16 @@ class BetweenNodes:
         """Report how a guest has ended."""
         self.guests.ended(task, result)
 
+    def bring(self, task: TaskRecord) -> None:
+        """Bring a task's inputs here, where it shall run."""
+        self.lending.bring(task)
+
+    def decline(self, task: TaskRecord) -> None:
+        """Give a guest back that this node has no place for any more."""
+        home = node_of_peer(task.submitter)
+        self._work.dismiss(task)
+        self.borrowing.say(home, wire.GiveBack([task.spec.task_id]))
+
     def cancel(self, task: TaskRecord, *, force: bool) -> None:
         """Cancel a task that another node has."""
         self.lending.cancel(task, force=force)

@@ -188,6 +188,10 @@ class Lending:
         patience = max(_LEAST_PATIENCE, size / _BANDWIDTH)
         self._shape_of(task).bound.setdefault(best, {})[task.spec.task_id] = (task, now + patience)
 
+    def bring(self, task: TaskRecord) -> None:
+        """Have a task's inputs brought here, where it shall run."""
+        self._bring(wanted_by(task, self._objects))
+
     def _bring(self, records: Iterable[ObjectRecord]) -> None:
         for record in records:
             self._fetching.want(record, urgent=False)
@@ -223,7 +227,7 @@ class Lending:
     def balance(self, now: float) -> None:
         """Lend what can be lent, and say what else is wanted; called after each event."""
         for key, queue in self._pool.queues.items():
-            if queue and key not in self._shapes and not (key[1] or key[2]):
+            if queue and key not in self._shapes and not (key[1] or key[2] or key[4]):
                 head = queue.head()
                 assert head is not None
                 self._shape_of(head)
@@ -283,6 +287,8 @@ class Lending:
         changed = []
         due = not 0 <= now - self._reported_at < _REPORT_SECONDS
         for key, shape in self._shapes.items():
+            if key[4]:
+                continue  # these need no lease
             count = self._count(key, shape)
             began_or_ended = bool(count) != bool(shape.reported)
             if count != shape.reported and (due or began_or_ended):

@@ -51,6 +51,7 @@ from raydask.local_scheduler.worker_pool import PoolSettings
 from raydask.local_scheduler.worker_processes import WorkerProcesses
 from raydask.object_store.spiller import Spiller
 from raydask.object_store.state import StoreState
+from raydask.placement import ungrouped
 from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
 from raydask.wire.handshake import refusal_of
@@ -257,13 +258,15 @@ class NodeServer:
                 os.getpid(),
                 self.identity.session,
                 os.uname().nodename,
-                self.core.pool.resources.total,
+                ungrouped(self.core.pool.resources.total),
                 dict(self.identity.labels),
                 self.identity.arena_size,
                 self.core.actors.living,
                 self.identity.link,
                 self.identity.data,
                 self.identity.cluster,
+                self.core.bundles.held,
+                self.core.jobs,
             )
         )
         self.handle(events.GlobalSchedulerCame())
@@ -590,9 +593,17 @@ class NodeServer:
         elif isinstance(message, wire.Placed):
             self.handle(events.TasksPlaced(message.placements))
         elif isinstance(message, wire.Infeasible):
-            self.handle(events.TasksFoundInfeasible(message.task_ids, message.detail))
+            self.handle(
+                events.TasksFoundInfeasible(message.task_ids, message.detail, message.final)
+            )
         elif isinstance(message, wire.Leases):
             self.handle(events.LeasesChanged(message.leases))
+        elif isinstance(message, wire.ReserveBundles):
+            self.handle(events.BundlesWanted(message.group_id, message.attempt, message.bundles))
+        elif isinstance(message, wire.ReturnBundles):
+            self.handle(events.BundlesUnwanted(message.group_id, message.indexes, message.cause))
+        elif isinstance(message, wire.GroupJudged):
+            self.handle(events.GroupWasJudged(message.group_id, message.job, message.infeasible))
         elif isinstance(message, wire.NodesAppeared):
             if self.links is not None:
                 self.links.appeared(message.nodes)

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
-from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID
+from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID, home_of_job
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
     EndProcess,
     Send,
+    SendGlobal,
 )
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.bundles import BundleTable
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.memory_watch import MemorySettings, MemoryWatch
@@ -44,6 +46,7 @@ from raydask.serialization import serialize_error
 from raydask.task import TaskTemplate
 from raydask.wire.messages import (
     ActorState,
+    JobEnded,
     JobSettings,
     Notice,
 )
@@ -144,6 +147,7 @@ class LocalScheduler:
             self.pool.others_work,
         )
         self.tasks = self._work.records
+        self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._tell_drivers)
         self.between: BetweenNodes | None = None
         self._node = NodeNumber(node)
         self._now = 0.0
@@ -182,6 +186,9 @@ class LocalScheduler:
             events.ActorWasPlaced: self._on_actor_placed,
             events.TasksFoundInfeasible: self._on_infeasible,
             events.TasksPlaced: self._on_placed,
+            events.BundlesWanted: self.bundles.reserve,
+            events.BundlesUnwanted: self.bundles.give_back,
+            events.GroupWasJudged: self.bundles.judged,
             events.GlobalSchedulerCame: self._on_global_scheduler,
             events.WorkerMeasured: self._on_worker_measured,
             events.MemoryMeasured: self._on_memory_measured,
@@ -251,6 +258,8 @@ class LocalScheduler:
 
     def _end_job(self, job: int) -> None:
         """End a job's tasks, workers and actors, but not its detached actors."""
+        if home_of_job(job) == self._node:
+            self._outgoing.actions.append(SendGlobal(JobEnded(job)))
         actors = list(self.actors.records.values())
         kept = [actor for actor in actors if actor.detached and actor.state != ActorState.DEAD]
         kept_tasks = {actor.creation for actor in kept}
@@ -275,6 +284,7 @@ class LocalScheduler:
         if not any(actor.creation.job == job for actor in kept):
             if self.between is not None:
                 self.between.job_ended(job)
+            self.bundles.job_ended(job)
             self.pool.forget_job(job)
             self._functions.forget_job(job)
             self._job_has_ended = True
@@ -336,7 +346,8 @@ class LocalScheduler:
     def _new_template(self, template: TaskTemplate, job: int, home: int = 0) -> TemplateRecord:
         self._template_count += 1
         record = TemplateRecord(self._template_count, template, job, home)
-        record.feasible = self.pool.resources.feasible(template.resources)
+        is_ours_to_place = template.strategy is None
+        record.feasible = is_ours_to_place and self.pool.resources.feasible(template.resources)
         return record
 
     def _job_of(self, process: ProcessNumber) -> int:
@@ -351,8 +362,8 @@ class LocalScheduler:
                 continue
             if self.between is not None and node in self.between.nodes:
                 elsewhere.setdefault((node, task.job), []).append(task)
-            elif task.template.feasible:
-                self.pool.ready(task)
+            elif node == self._node:
+                self._work.placed_here(task)
             else:
                 self._work.pass_up(task)  # the node has died meanwhile
         for (node, _), tasks in elsewhere.items():
@@ -367,10 +378,16 @@ class LocalScheduler:
 
     def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
         for task_id in event.task_ids:
+            if event.final:
+                self._work.cannot_run(task_id, event.detail)
+                continue
             task = self._passed_up.find(task_id)
             if task is None:
                 continue
-            self._tell_drivers(task.job, self._passed_up.notice(task, event.detail))
+            self._passed_up.doubt(task, event.detail, self._now)
+            strategy = task.template.template.strategy
+            if strategy is None or strategy.kind != "GROUP":  # of groups they are told once
+                self._tell_drivers(task.job, self._passed_up.notice(task, event.detail))
 
     def _tell_drivers(self, job: int | None, text: str) -> None:
         """Show a notice to a job's user, or to everybody."""
@@ -502,7 +519,7 @@ class LocalScheduler:
                 alive |= self.between.guests.jobs.keys()  # their homes say when they end
             for job in self.pool.job_settings.keys() - self._jobs.values() - alive:
                 self._end_job(job)
-        for task, error in self._passed_up.take_overdue(self._now):
+        for task, error in self._passed_up.overdue(self._now):
             self._work.fail(task, error)
         if self._job_has_ended:
             self._job_has_ended = False
@@ -526,6 +543,11 @@ class LocalScheduler:
         else:
             self.actors.kill(actor, "raydask.kill() ended its process", no_restart=False)
 
+    @property
+    def jobs(self) -> list[int]:
+        """The jobs of this node that have not ended."""
+        return [job for job in self.pool.job_settings if home_of_job(job) == self._node]
+
     # --- memory and load ------------------------------------------------------------------
 
     def _on_worker_measured(self, event: events.WorkerMeasured) -> None:
@@ -536,8 +558,8 @@ class LocalScheduler:
 
     @property
     def infeasible(self) -> int:
-        """How many tasks and actors wait for a node that can run them."""
-        return len(self._passed_up)
+        """How many tasks, actors and placement groups wait for nodes that could have them."""
+        return self._passed_up.infeasible + len(self.bundles.infeasible)
 
     @property
     def is_busy(self) -> bool:

@@ -32,7 +32,7 @@ from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
-from raydask.local_scheduler.passing_up import PassedUpTasks
+from raydask.local_scheduler.passing_up import PassedUpTasks, cannot_run
 from raydask.local_scheduler.policy import order_key
 from raydask.local_scheduler.records import (
     ActorRecord,
@@ -84,6 +84,12 @@ class Elsewhere(Protocol):
 
     def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Report how a task of another node has ended."""
+
+    def bring(self, task: TaskRecord) -> None:
+        """Bring a task's inputs here, where it shall run."""
+
+    def decline(self, task: TaskRecord) -> None:
+        """Give a guest back that this node has no place for any more."""
 
     def cancel(self, task: TaskRecord, *, force: bool) -> None:
         """Cancel a task that another node has."""
@@ -225,7 +231,28 @@ class TaskTable:
         elif task.template.feasible:
             self._pool.ready(task)
         else:
+            self._find_place(task)
+
+    def _find_place(self, task: TaskRecord) -> None:
+        """Ask for a place for a task, or take the one here that it has been given."""
+        if not (task.is_guest or self._passed_up.stays(task)):
             self._passed_up.pass_up(task, self.now)
+        elif self._pool.resources.feasible(task.template.template.resources):
+            self._pool.ready(task)
+        elif task.is_guest:
+            assert self.elsewhere is not None
+            self.elsewhere.decline(task)
+        else:
+            self._passed_up.pass_up(task, self.now)
+
+    def placed_here(self, task: TaskRecord) -> None:
+        """Run a task here that was passed up."""
+        self._passed_up.stay(task)
+        if task.away:
+            assert self.elsewhere is not None
+            self.elsewhere.bring(task)
+        else:
+            self._find_place(task)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -363,7 +390,7 @@ class TaskTable:
         spec = task.spec
         objects = self._objects
         self._interruptions.forget(task)
-        self._passed_up.take(spec.task_id)
+        self._passed_up.withdraw(spec.task_id)
         if task.away and self.elsewhere is not None:
             self.elsewhere.closed(task)
         drop = objects.drop_for_guest if task.is_guest else objects.drop
@@ -502,7 +529,7 @@ class TaskTable:
         doom = self._interruptions.doom_of(task)
         if doom is not None:
             self.fail(task, doom, TaskState.CANCELLED)
-        elif self.elsewhere is None:
+        elif self.elsewhere is None and task.template.feasible:
             self._pool.ready(task)
         else:
             self._find_inputs(task)
@@ -564,6 +591,15 @@ class TaskTable:
     def pass_up(self, task: TaskRecord) -> None:
         """Ask for a place for a task that cannot run here."""
         self._passed_up.pass_up(task, self.now)
+
+    def cannot_run(self, task_id: TaskID, detail: str) -> None:
+        """End a task or an actor that no node will ever run, for this reason."""
+        task = self.records.get(task_id)
+        actor = self._actors.creation_of(task) if task is not None else None
+        if actor is not None:
+            self.end_actor(actor, detail)
+        elif task is not None and task.state == TaskState.WAITING:
+            self.fail(task, cannot_run(task, detail))
 
     def dismiss(self, task: TaskRecord) -> None:
         """Forget a guest that has not begun: its home has it again."""

@@ -15,6 +15,7 @@ from tests.architecture.source import SourceFile, engine, parse, within
 
 PURE = (
     "raydask/ids.py",
+    "raydask/placement.py",
     "raydask/task.py",
     "raydask/errors.py",
     "raydask/*/state.py",
@@ -23,8 +24,10 @@ PURE = (
     "raydask/*/actions.py",
     "raydask/local_scheduler/call_sites.py",
     "raydask/local_scheduler/memory_report.py",
+    "raydask/global_scheduler/bundles.py",
     "raydask/global_scheduler/division.py",
     "raydask/global_scheduler/fairness.py",
+    "raydask/global_scheduler/groups.py",
     "raydask/global_scheduler/leases.py",
     "raydask/global_scheduler/partings.py",
     "raydask/object_store/arena.py",

@@ -51,8 +51,9 @@ class Cluster:
     """One core and what it has sent."""
 
     def __init__(self) -> None:
-        self.nodes, self.actors, self.names = Rows(), Rows(), Rows()
-        self.core = GlobalScheduler(Journals(self.nodes, self.actors, self.names), "mine")
+        self.nodes, self.actors, self.names, self.groups = Rows(), Rows(), Rows(), Rows()
+        journals = Journals(self.nodes, self.actors, self.names, self.groups)
+        self.core = GlobalScheduler(journals, "mine")
         self.now = 1000.0
         self.actions: list[Action] = []
         self._sources = {
