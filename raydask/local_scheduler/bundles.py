@@ -33,6 +33,8 @@ class BundleTable:
 
     Attributes
     ----------
+    bundles : dict of tuple to dict of str to int
+        Of each group and number in it what is reserved, in steps of 1 / ``RESOURCE_UNIT``.
     infeasible : dict of PlacementGroupID to int
         Groups of this node's jobs, with these, that the cluster could not hold.
     """
@@ -48,13 +50,13 @@ class BundleTable:
         self._work = work
         self._outgoing = outgoing
         self._tell_drivers = tell_drivers
-        self._bundles: dict[tuple[PlacementGroupID, int], dict[str, int]] = {}
+        self.bundles: dict[tuple[PlacementGroupID, int], dict[str, int]] = {}
         self.infeasible: dict[PlacementGroupID, int] = {}
 
     @property
     def held(self) -> list[tuple[PlacementGroupID, int]]:
         """The bundles, each with its number in its group."""
-        return list(self._bundles)
+        return list(self.bundles)
 
     def reserve(self, event: events.BundlesWanted) -> None:
         """Reserve bundles, all or none, and say whether that was possible."""
@@ -63,12 +65,12 @@ class BundleTable:
         reserved: list[int] = []
         accepted = True
         for index, bundle in event.bundles:
-            if (event.group_id, index) in self._bundles:
+            if (event.group_id, index) in self.bundles:
                 continue
             if not resources.reserve(bundle, supplied(bundle, event.group_id, index)):
                 accepted = False
                 break
-            self._bundles[event.group_id, index] = bundle
+            self.bundles[event.group_id, index] = bundle
             reserved.append(index)
         if not accepted:
             self._take_out(event.group_id, reserved)
@@ -79,7 +81,7 @@ class BundleTable:
         """Give back those of the bundles that there are; say whether there were any."""
         found = False
         for index in indexes:
-            bundle = self._bundles.pop((group_id, index), None)
+            bundle = self.bundles.pop((group_id, index), None)
             if bundle is not None:
                 found = True
                 self._pool.resources.give_back(bundle, supplied(bundle, group_id, index))
