@@ -112,7 +112,7 @@ class GlobalScheduler:
             journals.groups,
             lambda node, message: self._actions.append(Send(node, message)),
             lambda: self._actions.append(Persist()),
-            self._note_load,
+            self._noted,
         )
         self._chooser = Chooser(self._nodes, self._buried, self._groups)
         self._now = 0.0
@@ -268,7 +268,7 @@ class GlobalScheduler:
         node.available = dict(message.available)
         node.queued = message.queued
         node.queue_seconds = message.queue_seconds
-        self._note_load(node)
+        self._lessor.report(node.number, message.available, message.lent)
         self._groups.reported(node)
 
     def _on_lost(self, event: events.NodeLost) -> None:
@@ -428,7 +428,7 @@ class GlobalScheduler:
             if isinstance(target, NodeRecord):
                 del self._unplaced[item.identifier]
                 note_placement(target, item.wanted)
-                self._note_load(target)
+                self._noted(target)
                 if item.is_actor:
                     self._place_actor(ActorID(item.identifier), item.node, target.number)
                 else:
@@ -443,7 +443,9 @@ class GlobalScheduler:
         for (node, refusal), identifiers in refused.items():
             self._actions.append(Send(node, Infeasible(identifiers, *refusal)))
 
-    def _note_load(self, node: NodeRecord) -> None:
+    def _noted(self, node: NodeRecord) -> None:
+        """Have others know what is free at a node after something was placed there."""
+        self._view_changed = True
         self._lessor.report(node.number, node.available, node.reported.lent)
 
     def _serve_groups(self) -> None:
