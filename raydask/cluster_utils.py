@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raydask.driver import api, launcher
-from raydask.driver.observer import ask_cluster, number_of_node
+from raydask.driver.observer import ask_cluster, drain_node, number_of_node
 from raydask.driver.session import find_session
 from raydask.errors import ClusterUnavailableError, UsageError
 from raydask.session_folder import remove_session_folder
@@ -76,6 +76,17 @@ class ClusterNode:
     def stop(self) -> None:
         """End it, and wait until nothing of it is left."""
         self._supervised.stop()
+
+    def drain(self, seconds: float = 60.0) -> None:
+        """Let it finish what it does, and wait until it has left its cluster.
+
+        Parameters
+        ----------
+        seconds : float
+            After which it goes with what there is.
+        """
+        drain_node(self.folder, seconds, by_owner=True)
+        self._supervised.wait()
 
     def kill(self) -> None:
         """End all its processes at once with SIGKILL, as if its machine had lost its power."""
@@ -197,7 +208,14 @@ class Cluster:
             self.worker_nodes.append(node)
         return node
 
-    def remove_node(self, node: ClusterNode, graceful: bool = True) -> None:
+    def remove_node(
+        self,
+        node: ClusterNode,
+        graceful: bool = True,
+        *,
+        drain: bool = False,
+        drain_seconds: float = 60.0,
+    ) -> None:
         """End a node, and wait until nothing of it is left.
 
         Parameters
@@ -206,6 +224,10 @@ class Cluster:
             Not the head while there are others.
         graceful : bool
             Whether it is asked to; if not, all its processes are killed.
+        drain : bool
+            Whether it first finishes what it does, and hands over what it keeps for others.
+        drain_seconds : float
+            After which it goes with what there is.
 
         Raises
         ------
@@ -218,6 +240,8 @@ class Cluster:
             self.worker_nodes.remove(node)
         else:
             raise UsageError(f"{node!r} is not a node of this cluster, or its head: use shutdown()")
+        if drain:
+            node.drain(drain_seconds)
         if graceful:
             node.stop()
         else:

@@ -211,6 +211,7 @@ class Supervised:
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._said = b""
 
     @property
     def pid(self) -> int:
@@ -247,16 +248,16 @@ class Supervised:
         assert self._process is not None and self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         deadline = None if seconds is None else time.monotonic() + seconds
-        text = b""
-        while not text.endswith(b"\n"):
+        while b"\n" not in self._said:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not select.select([descriptor], [], [], left)[0]:
                 return {"error": f"the session was not up after {seconds:g} s; see its logs"}
             piece = os.read(descriptor, 65536)
             if not piece:
                 return {"error": "the supervisor process died"}
-            text += piece
-        answer: dict[str, Any] = msgspec.json.decode(text)
+            self._said += piece
+        line, _, self._said = self._said.partition(b"\n")
+        answer: dict[str, Any] = msgspec.json.decode(line)
         return answer
 
     def let_go(self) -> None:

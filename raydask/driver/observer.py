@@ -74,6 +74,29 @@ def ask_node(folder: str, operation: str, payload: object, result: type[T]) -> T
     return msgspec.msgpack.decode(reply.payload, type=result)
 
 
+def drain_node(folder: str, seconds: float, *, by_owner: bool = False) -> str:
+    """Let the node whose session folder this is leave; return what it waits for.
+
+    It may be asked again: the earliest deadline counts.
+
+    Parameters
+    ----------
+    folder : str
+    seconds : float
+        After which it goes with what there is.
+    by_owner : bool
+        Whether the session is one that the asking program has started.
+
+    Raises
+    ------
+    UsageError
+        The session is another program's.
+    ClusterUnavailableError
+        Nobody answers there.
+    """
+    return ask_node(folder, "drain", (seconds, by_owner), str)
+
+
 def number_of_node(folder: str) -> int:
     """Return the number of the node whose session folder this is; see `ask_node`."""
     nodes = ask_node(folder, "nodes", None, list[NodeStatus])

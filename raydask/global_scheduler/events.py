@@ -61,6 +61,13 @@ class NodeComplained(msgspec.Struct, frozen=True, gc=False):
     cause: str
 
 
+class NodeLeaves(msgspec.Struct, frozen=True, gc=False):
+    """A node leaves; with `done` it wants to be let go."""
+
+    node: NodeNumber
+    done: bool
+
+
 class DemandsStated(msgspec.Struct, frozen=True, gc=False):
     """A node says what it would have others run; see ``messages.Demands``."""
 
@@ -177,6 +184,7 @@ Event = (
     | LoadReported
     | NodeLost
     | NodeComplained
+    | NodeLeaves
     | DemandsStated
     | TasksPassedUp
     | TasksWithdrawn

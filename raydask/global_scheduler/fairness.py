@@ -8,7 +8,6 @@ who wants little gets all of it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 
@@ -27,15 +26,9 @@ def fair_fractions(wanted: Sequence[Mapping[str, int]], capacity: Mapping[str, i
     order = [index for index, share in enumerate(shares) if 0 < share < float("inf")]
     order.sort(key=shares.__getitem__)
     left = {name: float(amount) for name, amount in capacity.items()}
-    # How much of each resource one unit of everybody's share takes, and of how many.
-    rates: dict[str, float] = {}
-    users: Counter[str] = Counter()
-    for index in order:
-        for name, amount in wanted[index].items():
-            rates[name] = rates.get(name, 0.0) + amount / shares[index]
-            users[name] += amount > 0
+    rates = _rates([(wanted[index], shares[index]) for index in order])
     for position, index in enumerate(order):
-        level = min(left[name] / rates[name] for name, count in users.items() if count)
+        level = min(left[name] / rate for name, rate in rates[position].items())
         if shares[index] > level * (1 + 1e-9):
             for other in order[position:]:
                 fractions[other] = max(0.0, level / shares[other])
@@ -43,10 +36,23 @@ def fair_fractions(wanted: Sequence[Mapping[str, int]], capacity: Mapping[str, i
         fractions[index] = 1.0
         for name, amount in wanted[index].items():
             if amount:
-                rates[name] -= amount / shares[index]
-                users[name] -= 1
                 left[name] -= amount
     return fractions
+
+
+def _rates(claimants: Sequence[tuple[Mapping[str, int], float]]) -> list[dict[str, float]]:
+    """Return how much of each resource a unit of share takes, of each claimant and those after it.
+
+    Summed up from the last: taking the first ones off again would leave nothing of small rates.
+    """
+    sums: dict[str, float] = {}
+    rates = []
+    for amounts, share in reversed(claimants):
+        for name, amount in amounts.items():
+            if amount:
+                sums[name] = sums.get(name, 0.0) + amount / share
+        rates.append(dict(sums))
+    return rates[::-1]
 
 
 def _full_share(amounts: Mapping[str, int], capacity: Mapping[str, int]) -> float:

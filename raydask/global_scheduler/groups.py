@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from raydask.control.tables import PlacementGroupEntry, encode
 from raydask.global_scheduler.bundles import place_bundles
+from raydask.global_scheduler.departures import Departures
 from raydask.global_scheduler.policy import describe_infeasible, is_feasible
 from raydask.global_scheduler.records import NodeRecord, RereadJournal
 from raydask.ids import NodeNumber, PlacementGroupID, home_of_job
@@ -135,6 +136,8 @@ class GroupTable:
         Sends a node a message.
     persist : callable
         Has what is journaled in the control state before what is sent next.
+    departures : Departures
+        Which nodes leave.
     noted : callable
         Takes a node of which more or less is free now.
     """
@@ -145,12 +148,14 @@ class GroupTable:
         journal: RereadJournal,
         send: Callable[[NodeNumber, object], None],
         persist: Callable[[], None],
+        departures: Departures,
         noted: Callable[[NodeRecord], None],
     ) -> None:
         self._nodes = nodes
         self._journal = journal
         self._send = send
         self._persist = persist
+        self._departures = departures
         self._noted = noted
         self._groups: dict[PlacementGroupID, GroupRecord] = {}
         self._refused: set[NodeNumber] = set()
@@ -343,7 +348,8 @@ class GroupTable:
         bundles = [group.bundles[index] for index in missing]
         strategy = group.entry.strategy
         taken = set(group.nodes) if strategy == "STRICT_SPREAD" else set()
-        nodes = {number: node for number, node in self._nodes.items() if number not in taken}
+        staying = self._departures.staying(self._nodes.values())
+        nodes = {node.number: node for node in staying if node.number not in taken}
         able = [
             node
             for node in nodes.values()

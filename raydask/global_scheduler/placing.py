@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from raydask.global_scheduler.departures import Departures
 from raydask.global_scheduler.groups import GroupTable
 from raydask.global_scheduler.policy import (
     best_node,
@@ -71,6 +72,8 @@ class Chooser:
     buried : mapping of NodeNumber to str
         Those that are dead, and why.
     groups : GroupTable
+    departures : Departures
+        Which nodes leave; these are not among the ``connected`` that it is given.
     """
 
     def __init__(
@@ -78,10 +81,12 @@ class Chooser:
         nodes: Mapping[NodeNumber, NodeRecord],
         buried: Mapping[NodeNumber, str],
         groups: GroupTable,
+        departures: Departures,
     ) -> None:
         self._nodes = nodes
         self._buried = buried
         self._groups = groups
+        self._departures = departures
         self._turn = 0
 
     def choose(
@@ -101,7 +106,7 @@ class Chooser:
         if strategy is None:
             return self._anywhere(item, asking, connected)
         if strategy.kind == "SPREAD":
-            return self._spread(item, connected)
+            return self._spread(item, asking, connected)
         if strategy.kind == "NODE":
             return self._on_node(strategy, item, asking, connected)
         if strategy.kind == "LABELS":
@@ -111,24 +116,26 @@ class Chooser:
     def _anywhere(
         self, item: Unplaced, asking: NodeRecord, connected: Iterable[NodeRecord]
     ) -> NodeRecord | Refusal | None:
-        if item.is_actor:
+        if item.is_actor and asking.number not in self._departures:
             chosen = node_for_actor(connected, asking, item.wanted)
         else:
             chosen = best_node(connected, item.wanted)
+        if chosen is None and is_feasible(asking, item.wanted):
+            return asking  # it leaves, and its own programs go on until they have ended
         return chosen or self._unless_awaited(item, self._nodes.values())
 
     def _unless_awaited(self, item: Unplaced, able: Iterable[NodeRecord]) -> Refusal | None:
         """Return why none of these nodes can run it; None if one could that is awaited."""
-        if any(is_feasible(node, item.wanted) for node in able):
+        if any(is_feasible(node, item.wanted) for node in self._departures.staying(able)):
             return None
         return Refusal(describe_infeasible(self._nodes.values(), item.wanted))
 
     def _spread(
-        self, item: Unplaced, connected: Iterable[NodeRecord]
+        self, item: Unplaced, asking: NodeRecord, connected: Iterable[NodeRecord]
     ) -> NodeRecord | Refusal | None:
         chosen = spread_node(connected, item.wanted)
         if chosen is None:
-            return self._unless_awaited(item, self._nodes.values())
+            return self._anywhere(item, asking, connected)
         self._turn += 1
         chosen.turn = self._turn
         return chosen
@@ -142,11 +149,14 @@ class Chooser:
     ) -> NodeRecord | Refusal | None:
         number = NodeNumber(strategy.node)
         node = self._nodes.get(number)
-        if node is not None and is_feasible(node, item.wanted):
+        leaves = number in self._departures and node is not asking
+        if node is not None and not leaves and is_feasible(node, item.wanted):
             return node if node.lost_at is None else None
         if strategy.soft:
             return self._anywhere(item, asking, connected)
         only = f"it may run on node {number} alone"
+        if node is not None and leaves:
+            return Refusal(f"{only}, which is about to leave", final=True)
         if node is not None:
             return Refusal(f"{only}, and {describe_infeasible([node], item.wanted)}", final=True)
         cause = self._buried.get(number)

@@ -66,7 +66,7 @@ class RedisPipes:
         try:
             await asyncio.wait_for(_open(pipe.far, address), CONNECT_SECONDS)
         except (OSError, asyncio.TimeoutError) as error:
-            _log.warning("a node gets no connection to Redis at %s: %s", address, error)
+            _log.info("a node gets no connection to Redis at %s: %s", address, error)
             pipe.close()
 
 

@@ -315,6 +315,10 @@ def _on_unreachable(node: NodeNumber, message: wire.NodeUnreachable) -> events.E
     return events.NodeComplained(node, NodeNumber(message.node), message.cause)
 
 
+def _on_leave(node: NodeNumber, message: wire.LeaveCluster) -> events.Event:
+    return events.NodeLeaves(node, message.done)
+
+
 def _on_demands(node: NodeNumber, message: wire.Demands) -> events.Event:
     return events.DemandsStated(node, message.demands)
 
@@ -356,6 +360,7 @@ def _on_find_actor(node: NodeNumber, message: wire.FindActor) -> events.Event:
 _EVENTS: dict[type, Callable[[NodeNumber, Any], events.Event]] = {
     wire.Heartbeat: _on_heartbeat,
     wire.NodeUnreachable: _on_unreachable,
+    wire.LeaveCluster: _on_leave,
     wire.Demands: _on_demands,
     wire.PassUp: _on_pass_up,
     wire.WithdrawTasks: lambda node, message: events.TasksWithdrawn(node, message.task_ids),

@@ -33,6 +33,7 @@ from raydask.control.tables import ActorEntry, NodeEntry
 from raydask.control.tables import ActorState as ActorStateName
 from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Action, Disconnect, Persist, Send, WakeAfter
+from raydask.global_scheduler.departures import Departures
 from raydask.global_scheduler.groups import GroupTable
 from raydask.global_scheduler.leases import Lessor
 from raydask.global_scheduler.names import NameTable
@@ -44,6 +45,7 @@ from raydask.ids import ActorID, NodeNumber, TaskID, home_of
 from raydask.placement import ungrouped
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
+    HAS_LEFT,
     ActorFound,
     ActorPlaced,
     ActorState,
@@ -100,6 +102,7 @@ class GlobalScheduler:
         self._buried: dict[NodeNumber, str] = {}
         """Nodes that are dead, and why."""
         self._partings = Partings()
+        self._departures = Departures()
         self._lessor = Lessor()
         self._wakes_at = float("-inf")
         self._actors: dict[ActorID, ActorRecord] = {}
@@ -112,9 +115,10 @@ class GlobalScheduler:
             journals.groups,
             lambda node, message: self._actions.append(Send(node, message)),
             lambda: self._actions.append(Persist()),
+            self._departures,
             self._noted,
         )
-        self._chooser = Chooser(self._nodes, self._buried, self._groups)
+        self._chooser = Chooser(self._nodes, self._buried, self._groups, self._departures)
         self._now = 0.0
         self._view_changed = False
         self._viewed_at = float("-inf")
@@ -124,6 +128,7 @@ class GlobalScheduler:
             events.LoadReported: self._on_load,
             events.NodeLost: self._on_lost,
             events.NodeComplained: self._on_complained,
+            events.NodeLeaves: self._on_leaves,
             events.DemandsStated: self._on_demands,
             events.TasksPassedUp: self._on_passed_up,
             events.TasksWithdrawn: self._on_withdrawn,
@@ -237,6 +242,7 @@ class GlobalScheduler:
         linked = [(int(other.number), other.link, other.data) for other in others if other.link]
         if linked:
             self._actions.append(Send(node.number, NodesAppeared(linked)))
+        self._actions += self._departures.introduce(node.number)
         if self._buried:
             dead = [(int(number), cause) for number, cause in self._buried.items()]
             self._actions.append(Send(node.number, NodesDied(dead)))
@@ -286,6 +292,17 @@ class GlobalScheduler:
         elif event.node in self._nodes:
             self._partings.complain(event.node, event.about, event.cause, self._now)
 
+    def _on_leaves(self, event: events.NodeLeaves) -> None:
+        node = self._nodes.get(event.node)
+        if node is None:
+            return
+        self._actions += self._departures.begin(node.number, self._connected())
+        self._lessor.let_leave(node.number)
+        if event.done and not node.entry.head:
+            self._partings.forget(node.number)
+            self._declare_dead(node.number, HAS_LEFT)
+            self._place(list(self._unplaced.values()))
+
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._names.lapse(self._now)
         cause = f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
@@ -312,6 +329,7 @@ class GlobalScheduler:
         news = NodesDied([(int(number), cause)])
         self._actions += [Send(node.number, news) for node in self._connected()]
         self._buried[number] = cause
+        self._departures.forget(number)
         self._lessor.remove_node(number)
         node = self._nodes.get(number)
         if node is not None:  # it may never have come to this global scheduler
@@ -417,7 +435,7 @@ class GlobalScheduler:
 
     def _place(self, items: Iterable[Unplaced]) -> None:
         """Place what can be placed, and report what no node could run, once."""
-        connected = self._connected()
+        connected = self._departures.staying(self._connected())
         placed: dict[NodeNumber, list[tuple[TaskID, int]]] = {}
         refused: dict[tuple[NodeNumber, Refusal], list[TaskID]] = {}
         for item in items:

@@ -134,6 +134,10 @@ class EndProcess(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class EndSession(msgspec.Struct, frozen=True, gc=False):
+    """End the node: it leaves, and has nothing left."""
+
+
 Action = (
     Send
     | SendControl
@@ -152,4 +156,5 @@ Action = (
     | StartPull
     | CancelPull
     | EndProcess
+    | EndSession
 )

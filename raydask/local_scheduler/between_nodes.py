@@ -18,6 +18,8 @@ from raydask.errors import OwnerDiedError
 from raydask.ids import NodeNumber, ObjectID, ProcessNumber, home_of, node_of_peer, peer_process
 from raydask.local_scheduler.actions import Send
 from raydask.local_scheduler.borrowing import Borrowing
+from raydask.local_scheduler.draining import Draining
+from raydask.local_scheduler.evacuation import Evacuation
 from raydask.local_scheduler.fetching import Arrived, Fetching
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.guests import Guests
@@ -86,14 +88,29 @@ class BetweenNodes:
         self.borrowing = Borrowing(self._tell)
         self.fetching = Fetching(node, objects, store, room, outgoing, self._tell, self._arrived)
         self.lending = Lending(
-            node, work, objects, pool, self.fetching, self.borrowing, outgoing, self._tell
+            node,
+            work,
+            objects,
+            pool,
+            self.fetching,
+            self.borrowing,
+            outgoing,
+            self.nodes,
+            self._tell,
         )
+        self.evacuation = Evacuation(objects, self.fetching, self._tell)
+        self.draining: Draining | None = None
+        """Set while this node itself leaves."""
         self.guests = Guests(work, objects, pool, store, functions, self.borrowing, new_template)
         objects.abroad = self
         work.elsewhere = self
-        self._handlers: dict[type, Callable[[int, Any], None]] = {
+        self._handlers = self._table()
+
+    def _table(self) -> dict[type, Callable[[int, Any], None]]:
+        """Return what handles each message."""
+        return {
             wire.Lend: self._on_lend,
-            wire.LentResults: lambda node, said: self.lending.results(node, said.results),
+            wire.LentResults: self._on_lent_results,
             wire.Progress: lambda node, said: self.lending.progressed(node, said.steps),
             wire.GiveBack: lambda node, said: self.lending.given_back(node, said.task_ids),
             wire.RecallTasks: self._on_recall,
@@ -112,6 +129,8 @@ class BetweenNodes:
             wire.CopiesMade: self._on_copies_made,
             wire.CopiesDropped: self._on_copies_dropped,
             wire.Forget: self._on_forget,
+            wire.Part: self._on_part,
+            wire.Parted: self._on_parted,
         }
 
     @property
@@ -127,17 +146,30 @@ class BetweenNodes:
 
     def nodes_came(self, nodes: list[int]) -> None:
         """Note other nodes."""
-        for node in nodes:
-            if node not in self.nodes:
-                self.nodes.add(node)
-                self._objects.join(peer_process(node))
-                self.lending.node_came(node)
+        # Most pairs of many nodes never have anything to do with one another: what there is for
+        # each comes into being with the first message.
+        self.nodes.update(nodes)
 
     def said(self, node: int, message: object, now: float) -> None:
         """Take in what another node says."""
         self._now = now
         if node in self.nodes:
+            process = peer_process(node)
+            if process not in self._objects.held:
+                self._objects.join(process)
             self._handlers[type(message)](node, message)
+
+    def nodes_leave(self, nodes: list[int], now: float) -> None:
+        """Begin nothing new with nodes that leave, and bring here what they keep."""
+        self._now = now
+        for node in nodes:
+            if node in self.nodes and node not in self.evacuation.leaving:
+                self.evacuation.begin(node)
+                self.lending.node_leaves(node, now)
+
+    def takes_tasks(self, node: int) -> bool:
+        """Say whether tasks can be lent to a node."""
+        return node in self.nodes and node not in self.evacuation.leaving
 
     def nodes_lost(self, lost: list[tuple[int, str]], now: float) -> None:
         """Do without nodes that have died."""
@@ -146,6 +178,7 @@ class BetweenNodes:
             if node not in self.nodes:
                 continue
             self.nodes.discard(node)
+            self.evacuation.node_lost(node)
             self.borrowing.node_lost(node)
             self._objects.leave(peer_process(node))
             for job in self.guests.node_lost(node):
@@ -162,8 +195,9 @@ class BetweenNodes:
     def balance(self, now: float) -> None:
         """Begin what can be begun, and say what is to be said; called after each event."""
         self._now = now
-        self.fetching.advance(now)
+        self.evacuation.balance(now)
         self.lending.balance(now)
+        self.fetching.advance(now)
         self.guests.flush()
         self.borrowing.flush()
 
@@ -186,7 +220,7 @@ class BetweenNodes:
     @property
     def is_busy(self) -> bool:
         """Whether the clock must tick often."""
-        return self.lending.is_busy or self.fetching.is_busy
+        return self.lending.is_busy or self.fetching.is_busy or self.evacuation.is_busy
 
     # --- objects (Abroad) -----------------------------------------------------------------
 
@@ -271,6 +305,8 @@ class BetweenNodes:
         """Take in the value of an object that was elsewhere."""
         object_id = arrived.record.object_id
         self._work.came(arrived.record, arrived.value)
+        if self.evacuation.leaving:
+            self.evacuation.arrived(arrived.record)
         if arrived.value.kind == _STORED:
             self.fetching.pin_for_readers(object_id)
 
@@ -309,7 +345,7 @@ class BetweenNodes:
             for record in wanted_by(task, self._objects):
                 self.fetching.want(record, urgent=False)
         else:
-            self.lending.place(task, self._now)
+            self.lending.place(task, self._work.now)
 
     def inputs_came(self, task: TaskRecord) -> None:
         """Note that all inputs of a task are here: it waits for no lease any more."""
@@ -334,9 +370,9 @@ class BetweenNodes:
         self._work.dismiss(task)
         self.borrowing.say(home, wire.GiveBack([task.spec.task_id]))
 
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that another node has."""
-        self.lending.cancel(task, force=force)
+    def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Cancel a task that another node has, with `recursive` also what it has submitted."""
+        self.lending.cancel(task, force=force, recursive=recursive)
 
     def closed(self, task: TaskRecord) -> None:
         """Forget a task that does not wait any more for what is elsewhere."""
@@ -364,6 +400,17 @@ class BetweenNodes:
                 for record in wanted_by(task, self._objects):
                     if record.remote is not None and not record.remote.exists:
                         self.fetching.ask_home(record)
+        if self.draining is not None:
+            self.guests.give_back()
+
+    def _on_lent_results(self, node: int, message: wire.LentResults) -> None:
+        self.lending.results(node, message.results)
+        if node in self.evacuation.leaving:
+            records = self._objects.records
+            values = (value for result in message.results for value in result.values)
+            self.evacuation.bring(
+                [records[value.object_id] for value in values if value.object_id in records]
+            )
 
     def _on_recall(self, node: int, message: wire.RecallTasks) -> None:
         task_ids = self.guests.recall(node, message.task_ids)
@@ -384,7 +431,7 @@ class BetweenNodes:
         if record.value is None:
             self.fetching.unwanted(record)
             bare = ObjectValue(value.object_id, value.kind, value.data)
-            self._work.came(record, bare)
+            self._work.came(record, bare, value.nested)
 
     def _take_place(self, place: wire.Whereabouts, node: int) -> None:
         record = self._objects.records.get(place.object_id)
@@ -465,12 +512,46 @@ class BetweenNodes:
 
     def _on_forget(self, node: int, message: wire.Forget) -> None:
         for object_id in message.object_ids:
+            if self.guests.forget(node, object_id):
+                continue
             record = self._objects.records.get(object_id)
             if record is None or record.remote is None or record.remote.is_ours:
                 continue
             record.remote.forgotten = True
             self._objects.release(peer_process(node), [object_id])
             self._objects.settle(record)
+
+    # --- nodes that leave -----------------------------------------------------------------
+
+    def _on_part(self, node: int, message: wire.Part) -> None:
+        self.nodes_leave([node], self._now)
+        settled = not self.lending.lent.get(node)
+        self.borrowing.say(node, wire.Parted(message.number, settled))
+
+    def _on_parted(self, node: int, message: wire.Parted) -> None:
+        if self.draining is not None:
+            self.draining.parted(node, message.number, settled=message.settled)
+
+    def leave(self) -> None:
+        """Give back guests and copies, to leave; called again and again."""
+        self.guests.give_back()
+        self.make_room(self._store.capacity)
+
+    def what_is_left(self) -> str:
+        """Say what of this node others still need; empty: nothing."""
+        held, pinned = set[ObjectID](), set[ObjectID]()
+        for node in self.nodes:
+            process = peer_process(node)
+            held |= self._objects.held.get(process, set())
+            held |= self.guests.carried.get(node, {}).keys()
+            pinned |= self._objects.pins.get(process, {}).keys()
+        if held:
+            return f"{len(held)} objects that other nodes hold"
+        if pinned:
+            return f"{len(pinned)} objects that other nodes read"
+        if self.fetching.is_busy:
+            return "objects on their way here"
+        return "answers of other nodes" if self.borrowing.has_to_tell else ""
 
 
 def _without_owner(object_id: ObjectID, cause: str) -> ObjectValue:

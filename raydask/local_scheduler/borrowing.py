@@ -87,6 +87,11 @@ class Borrowing:
             self._release_what_can_be()
 
     @property
+    def has_to_tell(self) -> bool:
+        """Whether others have to be told something that waits for an answer."""
+        return bool(self._waiting)
+
+    @property
     def is_settled(self) -> bool:
         """Whether nothing waits for an answer."""
         return not (self._unanswered or self._released or self._waiting or self._new)

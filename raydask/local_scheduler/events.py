@@ -327,6 +327,22 @@ class PullEnded(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
+class DrainRequested(msgspec.Struct, frozen=True, gc=False):
+    """This node is to leave, as soon as it can, and at the latest after so many seconds.
+
+    `is_last` says that it has to stay for as long as there are others: it is the head's.
+    """
+
+    seconds: float
+    is_last: bool = False
+
+
+class OthersLeave(msgspec.Struct, frozen=True, gc=False):
+    """Other nodes leave."""
+
+    nodes: list[int]
+
+
 class ClockTicked(msgspec.Struct, frozen=True, gc=False):
     """Some time has passed."""
 
@@ -374,5 +390,7 @@ Event = (
     | LeasesChanged
     | RoomAnswered
     | PullEnded
+    | DrainRequested
+    | OthersLeave
     | ClockTicked
 )

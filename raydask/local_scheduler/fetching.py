@@ -214,6 +214,8 @@ class Fetching:
         if error:
             self._end(record, remote.fetch)
             del self._abandoned[number]
+            if not (remote.wanting or record.waiters):
+                return  # it was brought here for its own sake, and is where it was
             self._arrived(Arrived(record, ObjectValue(record.object_id, _ERROR, error)))
             return
         remote.fetch.offset = offset

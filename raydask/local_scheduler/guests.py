@@ -9,9 +9,10 @@ for its home to say, so one whose worker has died is reported and not run again 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 from raydask.errors import TaskCancelledError
-from raydask.ids import TaskID, home_of_job, node_of_peer, peer_process
+from raydask.ids import ObjectID, TaskID, home_of_job, node_of_peer, peer_process
 from raydask.local_scheduler.borrowing import Borrowing
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.objects import ObjectTable
@@ -51,6 +52,9 @@ class Guests:
     ----------
     jobs : dict of int to set of int
         Jobs of which there are or were guests, with the nodes that they came from.
+    carried : dict
+        By home and by object: what values that have gone home contain, which is held until the
+        home holds it, or wants none of it.  One for each attempt: the task may run here again.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Guests:
         self._borrowing = borrowing
         self._new_template = new_template
         self.jobs: dict[int, set[int]] = {}
+        self.carried: dict[int, dict[ObjectID, list[list[ObjectID]]]] = {}
         self._templates: dict[int, dict[int, TemplateRecord]] = {}
         self._results: dict[int, list[TaskResult]] = {}
 
@@ -80,6 +85,7 @@ class Guests:
         job = settings.job
         self._pool.job_settings.setdefault(job, settings)
         self.jobs.setdefault(job, set()).add(node)
+        self._pool.starts.prepare(settings, message.modules, self._work.now)
         templates = self._templates.setdefault(node, {})
         for lent in message.templates:
             template = lent.template
@@ -106,6 +112,15 @@ class Guests:
             self._work.dismiss(task)
         return [task.spec.task_id for task in found]
 
+    def give_back(self) -> None:
+        """Give all guests back to their homes that have not begun."""
+        guests: dict[int, list[TaskID]] = {}
+        for task in self._work.records.values():
+            if task.is_guest and task.state in (TaskState.READY, TaskState.WAITING):
+                guests.setdefault(node_of_peer(task.submitter), []).append(task.spec.task_id)
+        for node, task_ids in guests.items():
+            self._borrowing.say(node, wire.GiveBack(self.recall(node, task_ids)))
+
     def cancel(self, node: int, message: wire.CancelLent) -> None:
         """Cancel guests."""
         records = self._work.records
@@ -113,7 +128,7 @@ class Guests:
         if message.recursive:
             tasks = self._work.with_children(tasks)
         error = serialize_error(TaskCancelledError("the task was cancelled"))
-        self._work.cancel_all(tasks, error, force=message.force)
+        self._work.cancel_all(tasks, error, message.force, recursive=message.recursive)
 
     def ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Note how a guest has ended; its home is told with the others of this event."""
@@ -123,12 +138,16 @@ class Guests:
 
     def _for_home(self, node: int, value: ObjectValue) -> ObjectValue:
         """Keep for a home what it cannot be sent whole; return what it is sent."""
-        if value.kind != _STORED and not value.nested:
+        if value.kind != _STORED:
+            if value.nested and node in self._templates:
+                for nested in value.nested:
+                    self._objects.hold(nested)
+                carried = self.carried.setdefault(node, {})
+                carried.setdefault(value.object_id, []).append(list(value.nested))
             return value
         held = self._objects.held.get(peer_process(node))
         if held is None:  # its node has died
-            if value.kind == _STORED:
-                self._store.free(value.object_id)
+            self._store.free(value.object_id)
             return value
         record = self._objects.records.get(value.object_id)
         if record is None:
@@ -145,8 +164,6 @@ class Guests:
                 self._objects.hold(nested)
             copy = ObjectValue(value.object_id, value.kind, value.data, value.offset, value.size)
             self._work.came(record, copy)
-        if value.kind != _STORED:
-            return value
         return ObjectValue(value.object_id, _STORED, b"", 0, value.size, value.nested)
 
     def flush(self) -> None:
@@ -155,6 +172,18 @@ class Guests:
             for node, results in self._results.items():
                 self._borrowing.say(node, wire.LentResults(results))
             self._results = {}
+
+    def forget(self, node: int, object_id: ObjectID) -> bool:
+        """Let go of what a value contains that has gone home; say whether there was any."""
+        carried = self.carried.get(node, {})
+        attempts = carried.get(object_id)
+        if not attempts:
+            return False
+        for nested in attempts.pop(0):
+            self._objects.drop(nested)
+        if not attempts:
+            del carried[object_id]
+        return True
 
     def end_job(self, job: int) -> None:
         """Forget a job."""
@@ -167,6 +196,9 @@ class Guests:
         """End the guests of a dead node; return the jobs that end with it."""
         self._templates.pop(node, None)
         self._results.pop(node, None)
+        for attempts in self.carried.pop(node, {}).values():
+            for nested in chain.from_iterable(attempts):
+                self._objects.drop(nested)
         process = peer_process(node)
         guests = [
             task

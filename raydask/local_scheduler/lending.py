@@ -6,12 +6,16 @@ The home fills them, and chooses which task goes where: first those whose inputs
 those that cost little to move.
 
 A task whose inputs are mostly on another node is *bound* to it: it waits for a lease for as long
-as moving its inputs here would take, and runs wherever there is a free worker then.
+as moving its inputs would take, and then runs wherever there is a free worker.
+
+Tasks that wait behind others at a node which does not get on are recalled when they could begin
+elsewhere at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from raydask.ids import FunctionID, ObjectID, TaskID
@@ -20,7 +24,9 @@ from raydask.local_scheduler.borrowing import Borrowing
 from raydask.local_scheduler.fetching import Fetching
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
+from raydask.local_scheduler.policy import ReadyQueue
 from raydask.local_scheduler.records import ObjectRecord, Remote, TaskRecord, TemplateRecord
+from raydask.local_scheduler.shapes import Shape
 from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import WorkerPool
 from raydask.task import TaskSpec
@@ -35,39 +41,22 @@ _BANDWIDTH = 1e9
 _LARGE = 1 << 20
 """Bytes of inputs from which on a task that could run here is not lightly moved."""
 _LEAST_PATIENCE = 0.005
-_AHEAD_SECONDS = 0.02
-"""Of work that is with a node beyond what its slots run."""
-_MOST_AHEAD = 256
 _SOON_SECONDS = 0.01
 """What begins here within this time is not demanded of others."""
 _REPORT_SECONDS = 0.1
+_GROWTH_SECONDS = 0.005
+"""After so much time more demand is reported, if it is a lot more; as leases are not divided more
+often."""
+_GROWTH = 1.25
+_RECALL_SECONDS = 0.05
+"""After so much time without an end of any, tasks that wait at a node are recalled."""
+_MOST_RECALLED = 256
+_SAMPLE = 16
+"""How many tasks of a queue are looked at to say how long they take."""
+_MOST_NAMED = 8
+"""How many nodes are named at which the inputs of tasks are."""
 _SCANNED = 64
 """How many tasks that should stay are looked at for one that may go."""
-
-
-class _Shape:
-    """What is lent of the tasks that ask for the same in one job."""
-
-    __slots__ = ("bound", "job", "leases", "lent", "number", "reported", "resources", "seconds")
-
-    def __init__(self, number: int, job: int, resources: dict[str, int]) -> None:
-        self.number = number
-        self.job = job
-        self.resources = resources
-        self.leases: dict[int, int] = {}
-        self.lent: dict[int, int] = {}
-        self.bound: dict[int, dict[TaskID, tuple[TaskRecord, float]]] = {}
-        """By the node where their inputs are: tasks, and until when they wait for it."""
-        self.reported = 0
-        self.seconds: float | None = None
-
-    def free_at(self, node: int) -> int:
-        """Return how many more tasks may go to a node now."""
-        slots = self.leases.get(node, 0)
-        if slots and self.seconds is not None:
-            ahead = min(_MOST_AHEAD, int(_AHEAD_SECONDS / max(self.seconds, 1e-6)))
-            slots *= 1 + ahead
-        return slots - self.lent.get(node, 0)
 
 
 class Lending:
@@ -82,13 +71,15 @@ class Lending:
     fetching : Fetching
     borrowing : Borrowing
     outgoing : Outgoing
+    nodes : set of int
+        The other nodes that live; whoever owns it keeps it up to date.
     tell : callable
         Sends a node a message.
 
     Attributes
     ----------
     lent : dict of int to dict of TaskID to TaskRecord
-        By node, all that there are.
+        By node, of those that have been lent anything.
     """
 
     def __init__(
@@ -100,9 +91,11 @@ class Lending:
         fetching: Fetching,
         borrowing: Borrowing,
         outgoing: Outgoing,
+        nodes: set[int],
         tell: Callable[[int, object], None],
     ) -> None:
         self._node = node
+        self._nodes = nodes
         self._work = work
         self._objects = objects
         self._pool = pool
@@ -111,34 +104,39 @@ class Lending:
         self._outgoing = outgoing
         self._tell = tell
         self._numbers = 0
-        self._shapes: dict[tuple[Any, ...], _Shape] = {}
-        self._by_number: dict[int, _Shape] = {}
+        self._shapes: dict[tuple[Any, ...], Shape] = {}
+        self._by_number: dict[int, Shape] = {}
         self.lent: dict[int, dict[TaskID, TaskRecord]] = {}
         self._told_templates: dict[int, set[TemplateRecord]] = {}
         self._told_functions: dict[int, set[tuple[int, FunctionID]]] = {}
         self._jobs: dict[int, set[int]] = {}
         """The nodes that tasks of a job have been lent to."""
+        self._leaving: set[int] = set()
         self._reported_at = float("-inf")
+        self._recalled_at = float("-inf")
+        self._now = 0.0
 
     # --- nodes and jobs -------------------------------------------------------------------
 
-    def node_came(self, node: int) -> None:
-        """Note a node that tasks can be lent to."""
-        self.lent[node] = {}
-        self._told_templates[node] = set()
-        self._told_functions[node] = set()
+    def node_leaves(self, node: int, now: float) -> None:
+        """Lend nothing more to a node that leaves."""
+        self._leaving.add(node)
+        for shape in self._shapes.values():
+            shape.lease(node, 0)
+            for task, _ in list(shape.bound.get(node, {}).values()):
+                shape.unbind(task)
+                self.place(task, now)
 
     def node_lost(self, node: int, cause: str, now: float) -> None:
         """Retry what a dead node had, and place anew what was to go there."""
+        self._leaving.discard(node)
         tasks = self.lent.pop(node, {})
         self._told_templates.pop(node, None)
         self._told_functions.pop(node, None)
         for nodes in self._jobs.values():
             nodes.discard(node)
         for shape in self._shapes.values():
-            shape.leases.pop(node, None)
-            shape.lent.pop(node, None)
-            for task, _ in list(shape.bound.pop(node, {}).values()):
+            for task in shape.remove_node(node):
                 self.place(task, now)
         for task in tasks.values():
             task.lent_to = 0
@@ -158,7 +156,7 @@ class Lending:
         """Tell a global scheduler that has just come what is wanted; it knows of no leases."""
         for shape in self._shapes.values():
             shape.reported = 0
-            shape.leases.clear()
+            shape.end_leases()
 
     # --- where a task runs ----------------------------------------------------------------
 
@@ -175,10 +173,10 @@ class Lending:
             assert record.remote is not None
             away.append(record)
             for node in record.remote.nodes:
-                if node in self.lent:
+                if node in self._nodes and node not in self._leaving:
                     at[node] = at.get(node, 0) + record.remote.size
         if not task.template.feasible:
-            self._work.pass_up(task)
+            self._work.passed_up.pass_up(task, self._work.now)
             return
         best = max(at, key=at.__getitem__, default=0)
         if not best or at[best] <= here:
@@ -186,7 +184,7 @@ class Lending:
             return
         size = sum(record.remote.size for record in away if record.remote is not None)
         patience = max(_LEAST_PATIENCE, size / _BANDWIDTH)
-        self._shape_of(task).bound.setdefault(best, {})[task.spec.task_id] = (task, now + patience)
+        self._shape_of(task).bind(task, best, now + patience)
 
     def bring(self, task: TaskRecord) -> None:
         """Have a task's inputs brought here, where it shall run."""
@@ -196,20 +194,20 @@ class Lending:
         for record in records:
             self._fetching.want(record, urgent=False)
 
-    def _shape_of(self, task: TaskRecord) -> _Shape:
+    def _shape_of(self, task: TaskRecord) -> Shape:
         key = task.template.shape
         shape = self._shapes.get(key)
         if shape is None:
             self._numbers += 1
-            shape = _Shape(self._numbers, task.job, task.template.template.resources)
+            shape = Shape(self._numbers, task.job, task.template.template.resources)
             self._shapes[key] = self._by_number[self._numbers] = shape
         return shape
 
     def forget(self, task: TaskRecord) -> None:
         """Note that a task does not wait to be lent any more."""
         shape = self._shapes.get(task.template.shape)
-        for tasks in shape.bound.values() if shape is not None else ():
-            tasks.pop(task.spec.task_id, None)
+        if shape is not None:
+            shape.unbind(task)
 
     # --- leases ---------------------------------------------------------------------------
 
@@ -219,44 +217,108 @@ class Lending:
             shape = self._by_number.get(lease.shape)
             if shape is None:
                 continue
-            if lease.slots and lease.node in self.lent:
-                shape.leases[lease.node] = lease.slots
-            else:
-                shape.leases.pop(lease.node, None)
+            lends = lease.node in self._nodes and lease.node not in self._leaving
+            shape.lease(lease.node, lease.slots if lends else 0)
 
     def balance(self, now: float) -> None:
         """Lend what can be lent, and say what else is wanted; called after each event."""
+        self._now = now
         for key, queue in self._pool.queues.items():
             if queue and key not in self._shapes and not (key[1] or key[2] or key[4]):
                 head = queue.head()
                 assert head is not None
                 self._shape_of(head)
         for key, shape in self._shapes.items():
-            for node in list(shape.leases):
-                free = shape.free_at(node)
-                if free > 0:
-                    self._fill(key, shape, node, free)
-            if shape.bound:
-                self._bring_what_waits(shape, now)
+            if shape.matched:
+                self._lend_to_inputs(shape)
+            queue_now = self._pool.queue_of(key)
+            if queue_now and shape.open:
+                self._lend_ready(shape, queue_now)
+            if shape.waiting:
+                self._run_anywhere(shape, now)
+        if now - self._recalled_at >= _RECALL_SECONDS:
+            self._recalled_at = now
+            self._recall(now)
         self._report(now)
 
-    def _fill(self, key: tuple[Any, ...], shape: _Shape, node: int, free: int) -> None:
-        bound = shape.bound.get(node, {})
-        tasks: list[TaskRecord] = []
-        while bound and len(tasks) < free:
-            tasks.append(bound.pop(next(iter(bound)))[0])
-        queue = self._pool.queue_of(key)
-        if queue and len(tasks) < free:
-            seconds = shape.seconds
-            wait = 0.0 if seconds is None else seconds * len(queue) / max(1, len(queue.workers))
-            most = max(_LARGE, int(wait * _BANDWIDTH / 2))
-            tasks += queue.take(
-                min(free - len(tasks), len(queue)),
-                lambda task: self._stored_here(task) < most,
-                _SCANNED,
-            )
-        if tasks:
-            self.lend(node, tasks)
+    def _lend_to_inputs(self, shape: Shape) -> None:
+        """Lend the tasks whose inputs are at nodes that have room."""
+        for node in list(shape.matched):
+            known = shape.nodes[node]
+            tasks: list[TaskRecord] = []
+            while node in shape.matched:
+                task, _ = next(iter(shape.bound[node].values()))
+                if not known.has_room(task.template.cost):
+                    shape.close(node)
+                    break
+                shape.unbind(task)
+                self._count_lent(shape, node, task)
+                tasks.append(task)
+            self._send(node, tasks)
+
+    def _lend_ready(self, shape: Shape, queue: ReadyQueue) -> None:
+        """Lend what is ready here and waits for a worker."""
+        seconds = shape.seconds
+        wait = 0.0 if seconds is None else seconds * len(queue) / max(1, len(queue.workers))
+        most = max(_LARGE, int(wait * _BANDWIDTH / 2))
+
+        def may_go(task: TaskRecord) -> bool:
+            return not task.spec.dependencies or self._stored_here(task) < most
+
+        while queue and shape.open:
+            node = next(iter(shape.open))
+            known = shape.nodes[node]
+            tasks: list[TaskRecord] = []
+            while queue:
+                head = queue.head()
+                assert head is not None
+                if not known.has_room(head.template.cost):
+                    shape.close(node)
+                    break
+                taken = queue.take(1, may_go, _SCANNED)
+                if not taken:
+                    self._send(node, tasks)
+                    return
+                self._count_lent(shape, node, taken[0])
+                tasks.append(taken[0])
+            self._send(node, tasks)
+
+    def _run_anywhere(self, shape: Shape, now: float) -> None:
+        """Run tasks that have waited long enough for where their inputs are, if they could run."""
+        room = self._pool.resources.how_often(shape.resources, _SCANNED)
+        if room > 0:
+            for task in shape.impatient(now, room):
+                self._bring(wanted_by(task, self._objects))
+        while shape.open and shape.waiting:
+            node = next(iter(shape.open))
+            known = shape.nodes[node]
+            tasks = shape.impatient(now, max(0, known.slots - known.count))
+            if not tasks:
+                return
+            for task in tasks:
+                self._count_lent(shape, node, task)
+            if known.count >= known.slots:
+                shape.close(node)
+            self._send(node, tasks)
+
+    def _recall(self, now: float) -> None:
+        """Recall tasks that wait where nothing gets on, if they could begin elsewhere."""
+        for key, shape in self._shapes.items():
+            if not shape.lent or shape.waiting or key[4] or self._pool.queue_of(key):
+                continue
+            if shape.has_idle_slots or self._pool.resources.how_often(shape.resources, 1):
+                for node, count in shape.stuck(now, _RECALL_SECONDS):
+                    self._recall_from(node, key, min(count, _MOST_RECALLED))
+
+    def _recall_from(self, node: int, key: tuple[Any, ...], count: int) -> None:
+        latest = (
+            task_id
+            for task_id, task in reversed(self.lent[node].items())
+            if task.template.shape == key
+        )
+        task_ids = list(islice(latest, count))
+        if task_ids:
+            self._tell(node, wire.RecallTasks(task_ids))
 
     def _stored_here(self, task: TaskRecord) -> int:
         """Return how many bytes of a task's inputs are in the store here."""
@@ -268,45 +330,41 @@ class Lending:
                 size += value.size
         return size
 
-    def _bring_what_waits(self, shape: _Shape, now: float) -> None:
-        """Have inputs brought here for tasks that have waited long enough, if they could run."""
-        room = self._pool.resources.how_often(shape.resources, 64)
-        for node, tasks in list(shape.bound.items()):
-            for task_id, (task, until) in list(tasks.items()):
-                if room <= 0 or until > now:
-                    break
-                room -= 1
-                del tasks[task_id]
-                self._bring(wanted_by(task, self._objects))
-            if not tasks:
-                del shape.bound[node]
-
     # --- what is wanted of others -----------------------------------------------------------
 
     def _report(self, now: float) -> None:
         changed = []
-        due = not 0 <= now - self._reported_at < _REPORT_SECONDS
+        passed = now - self._reported_at
+        due = not 0 <= passed < _REPORT_SECONDS
         for key, shape in self._shapes.items():
             if key[4]:
                 continue  # these need no lease
             count = self._count(key, shape)
-            began_or_ended = bool(count) != bool(shape.reported)
-            if count != shape.reported and (due or began_or_ended):
+            # Tasks that are bound do not wait long for a lease where their inputs are.
+            elsewhere = bool(shape.bound) and not shape.preferred.issuperset(shape.bound)
+            if count == shape.reported and not elsewhere:
+                continue
+            began_or_ended = not count or not shape.reported
+            grew = count > shape.reported * _GROWTH and passed >= _GROWTH_SECONDS
+            if due or began_or_ended or grew or elsewhere:
                 shape.reported = count
-                nodes = sorted(shape.bound, key=lambda node: -len(shape.bound[node]))[:8]
+                shape.preferred = frozenset(shape.bound)
+                nodes = shape.nodes_of_bound(_MOST_NAMED) if shape.bound else []
+                queue = self._pool.queue_of(key)
+                mean = queue.mean_cost(_SAMPLE) if queue else None
+                shape.seconds = shape.seconds if mean is None else mean
                 seconds = -1.0 if shape.seconds is None else shape.seconds
                 changed.append(ShapeDemand(shape.number, shape.resources, count, seconds, nodes))
         if changed:
             self._reported_at = now
             self._demand(changed)
 
-    def _count(self, key: tuple[Any, ...], shape: _Shape) -> int:
+    def _count(self, key: tuple[Any, ...], shape: Shape) -> int:
         """Return how many tasks wait for others to run them, and are with others already."""
-        count = sum(map(len, shape.bound.values())) + sum(shape.lent.values())
+        count = shape.waiting + shape.lent
         queue = self._pool.queue_of(key)
         if queue:
-            head = queue.head()
-            cost = head.template.cost if head is not None else None
+            cost = queue.mean_cost(_SAMPLE)
             if cost is None or len(queue) * cost > _SOON_SECONDS * max(1, len(queue.workers)):
                 count += len(queue)
         return count
@@ -323,14 +381,26 @@ class Lending:
 
     def lend(self, node: int, tasks: list[TaskRecord]) -> None:
         """Have a node run tasks of one job, whose inputs all exist."""
+        for task in tasks:
+            self._count_lent(self._shape_of(task), node, task)
+        self._send(node, tasks)
+
+    def _count_lent(self, shape: Shape, node: int, task: TaskRecord) -> None:
+        # The estimate stays with the task: as much is taken off again when it has ended.
+        task.cost = task.template.cost or 0.0
+        shape.lend(node, task.cost, self._now)
+
+    def _send(self, node: int, tasks: list[TaskRecord]) -> None:
+        if not tasks:
+            return
+        lent = self.lent.setdefault(node, {})
+        told = self._told_templates.setdefault(node, set())
         values: dict[ObjectID, ObjectValue] = {}
         located: dict[ObjectID, wire.Whereabouts] = {}
         templates = []
         for task in tasks:
-            shape = self._shape_of(task)
-            shape.lent[node] = shape.lent.get(node, 0) + 1
-            self.lent[node][task.spec.task_id] = task
-            if task.template not in self._told_templates[node]:
+            lent[task.spec.task_id] = task
+            if task.template not in told:
                 templates.append(self._introduce(node, task.template))
             for object_id in task.spec.dependencies:
                 record = self._objects.records[object_id]
@@ -351,6 +421,7 @@ class Lending:
                 specs,
                 list(values.values()),
                 list(located.values()),
+                self._pool.starts.modules.get(job, []),
             ),
         )
 
@@ -358,7 +429,7 @@ class Lending:
         self._told_templates[node].add(template)
         function_id = template.template.function_id
         function = self._pool.functions.get(function_id)
-        told = self._told_functions[node]
+        told = self._told_functions.setdefault(node, set())
         mark = (template.shape[0], function_id)
         if function is None or mark in told:
             return wire.LentTemplate(template.number, template.template, b"", [])
@@ -381,16 +452,14 @@ class Lending:
                 self._shape_of(task).seconds = task.template.cost
             for value in result.values:
                 self._deliver(node, value)
-            self._work.close_lent(task)
+            self._work.close_delivered(task)
 
     def _take(self, node: int, task_id: TaskID) -> TaskRecord | None:
         task = self.lent.get(node, {}).pop(task_id, None)
         if task is not None:
             shape = self._shapes.get(task.template.shape)
-            if shape is not None and node in shape.lent:
-                shape.lent[node] -= 1
-                if not shape.lent[node]:
-                    del shape.lent[node]
+            if shape is not None:
+                shape.take_back(node, task.cost, self._now)
         return task
 
     def _deliver(self, node: int, value: ObjectValue) -> None:
@@ -408,6 +477,7 @@ class Lending:
             remote = record.remote = Remote(is_ours=True)
         remote.size = value.size
         remote.nodes[node] = True
+        remote.kept_by = node
         self._work.found_elsewhere(record, value.nested)
 
     def _let_go(self, node: int, values: list[ObjectValue]) -> None:
@@ -431,10 +501,10 @@ class Lending:
             if task is not None:
                 self._work.given_back(task)
 
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that a node has, and what it has submitted there."""
-        if task.lent_to in self.lent:
-            message = wire.CancelLent([task.spec.task_id], force, recursive=True)
+    def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Cancel a task that a node has, with `recursive` also what it has submitted there."""
+        if task.lent_to in self._nodes:
+            message = wire.CancelLent([task.spec.task_id], force, recursive)
             self._tell(task.lent_to, message)
 
 

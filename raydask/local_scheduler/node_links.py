@@ -87,10 +87,12 @@ class NodeLinks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.AbstractServer | None = None
         self._data_listener: GuardedListener | None = None
-        partial_objects = PartialObjects()
+        self._targets: dict[int, int] = {}
+        """Where in the arena each pull writes that has not ended."""
+        self._partial = PartialObjects()
         size = server.identity.arena_size
-        self.transfers = TransferServer(arena_fd, size, spill_path, partial_objects)
-        self.puller = Puller(arena_fd, size, partial_objects, self._connect_data, self._pull_ended)
+        self.transfers = TransferServer(arena_fd, size, spill_path, self._partial)
+        self.puller = Puller(arena_fd, size, self._partial, self._connect_data, self._pull_ended)
 
     async def start(self, link: socket.socket, data: socket.socket) -> None:
         """Listen to other nodes: on `link` for messages, on `data` for who fetches objects."""
@@ -161,15 +163,18 @@ class NodeLinks:
         way = self._ways.get(number)
         if way is None or way.is_lost:
             return
-        _log.warning("node %d cannot be reached: %s", number, cause)
+        between = self._server.core.between
+        leaves = between is not None and number in between.evacuation.leaving
+        # One that leaves may have gone before this has been said.
+        _log.log(logging.INFO if leaves else logging.WARNING, "node %d is lost: %s", number, cause)
         self._drop(way)
-        self._server.send_global(wire.NodeUnreachable(number, cause))
+        self._server.cluster.send(wire.NodeUnreachable(number, cause))
 
     def ask_again(self) -> None:
         """Tell a global scheduler that has just come of the nodes that are out of reach."""
         for way in self._ways.values():
             if way.is_lost:
-                self._server.send_global(wire.NodeUnreachable(way.number, "it was lost before"))
+                self._server.cluster.send(wire.NodeUnreachable(way.number, "it was lost before"))
 
     # --- messages to others ---------------------------------------------------------------
 
@@ -263,6 +268,7 @@ class NodeLinks:
 
     def start_pull(self, action: StartPull) -> None:
         """Begin to fetch an object's bytes."""
+        self._targets[action.number] = action.target
         self.puller.pull(
             action.number, action.node, action.file, action.source, action.size, action.target
         )
@@ -280,6 +286,13 @@ class NodeLinks:
     def _pull_ended(self, number: int, error: str) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._server.handle, events.PullEnded(number, error))
+            self._loop.call_soon_threadsafe(self._take_pull_end, number, error)
         except RuntimeError:
             pass  # the loop has ended, and the node with it
+
+    def _take_pull_end(self, number: int, error: str) -> None:
+        target = self._targets.pop(number)
+        self._server.handle(events.PullEnded(number, error))
+        if error and target not in self._targets.values():
+            # Nobody tries again: what comes to lie there next can be served.
+            self._partial.forget(target)

@@ -22,12 +22,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import Protocol
 
 from raydask.control.write_behind_state import Journal
 from raydask.errors import ObjectLostError, OwnerDiedError
 from raydask.ids import ObjectID, ProcessNumber, is_peer
 from raydask.local_scheduler.actions import FillMemory
+from raydask.local_scheduler.elsewhere import Abroad
 from raydask.local_scheduler.inline_values import LEAST_COUNTED, InlineValues
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import ObjectRecord, TaskRecord
@@ -42,31 +42,6 @@ _SPILLED = int(ValueKind.SPILLED)
 _ERROR = int(ValueKind.ERROR)
 _NODE_ITSELF = ProcessNumber(0)
 """As a client of the store; processes are numbered from 1."""
-
-
-class Abroad(Protocol):
-    """What becomes of objects that have to do with other nodes."""
-
-    def meet(self, object_id: ObjectID) -> ObjectRecord | None:
-        """Return a new record of an unknown object of another node's; None if it is ours."""
-
-    def held(self, record: ObjectRecord) -> None:
-        """Note that something more holds an object that has a `Remote`."""
-
-    def less(self, record: ObjectRecord) -> None:
-        """Note that something less holds an object that has a `Remote`, but not nothing."""
-
-    def wanted(self, record: ObjectRecord) -> None:
-        """Note that a process waits for the value of an object that is not here."""
-
-    def watched(self, record: ObjectRecord) -> None:
-        """Note that a process waits for an object to exist."""
-
-    def tell(self, process: ProcessNumber, record: ObjectRecord) -> None:
-        """Tell another node of an object of ours that exists now."""
-
-    def let_go(self, record: ObjectRecord) -> bool:
-        """Note that nothing here holds an object any more; say whether it goes."""
 
 
 class ObjectTable:

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
+from itertools import chain, islice
 
 from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerRecord
 from raydask.placement import group_names, is_weightless, whole_group_name
@@ -134,6 +135,15 @@ class ReadyQueue:
         if heap and (not run or heap[0][0] < run[0][0]):
             return heap[0][1]
         return run[0][1] if run else None
+
+    def mean_cost(self, most: int) -> float | None:
+        """Return the mean duration of the tasks; None if it is unknown.
+
+        Estimated from `most` of them, about those that are next.
+        """
+        some = islice(chain(self._run, self._heap), most)
+        costs = [cost for _, task in some if (cost := task.template.cost) is not None]
+        return sum(costs) / len(costs) if costs else None
 
     def pop(self) -> TaskRecord:
         """Take out the task that is next."""

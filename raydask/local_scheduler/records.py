@@ -238,6 +238,21 @@ class TaskRecord:
             )
         )
 
+    def event(self, kind: tables.EventKind, now: float, node: int, error: str) -> tables.TaskEvent:
+        """Return what has happened to the task, for the stream of events."""
+        return tables.TaskEvent(
+            kind,
+            now,
+            self.spec.task_id.hex(),
+            self.template.template.name,
+            self.job,
+            node,
+            self.worker_pid,
+            self.attempts,
+            self.started,
+            error,
+        )
+
 
 class ObjectRecord:
     """An object that this node is the home of.
@@ -324,6 +339,8 @@ class Remote:
         Whether its home has been asked for it and has not answered.
     forgotten : bool
         Whether its home has no use for copies of it any more.
+    kept_by : int
+        Of one of ours: the node that has made it and keeps it for this one; 0: none has to.
     """
 
     __slots__ = (
@@ -334,6 +351,7 @@ class Remote:
         "forgotten",
         "guards",
         "is_ours",
+        "kept_by",
         "nested",
         "nodes",
         "size",
@@ -352,6 +370,7 @@ class Remote:
         self.guards = 0
         self.asked = False
         self.forgotten = False
+        self.kept_by = 0
 
 
 class Fetch:

@@ -76,6 +76,7 @@ class RequestDesk:
             "resources": self._resources,
             "memory": self._memory,
             "end_session": self._end_session,
+            "drain": self._drain,
         }
 
     def on_request(self, peer: Peer, message: wire.Request) -> None:
@@ -133,6 +134,11 @@ class RequestDesk:
         return _LATER
 
     def _end_session(self, peer: Peer, number: int, payload: bytes) -> object:
+        self._refuse_to_end_what_a_program_has()
+        self._server.later(0.0, self._server.workers.end_session)  # the answer goes first
+        return True
+
+    def _refuse_to_end_what_a_program_has(self) -> None:
         server = self._server
         if not server.identity.is_detached:
             pids = [each.hello.pid for each in server.peers.values() if each.hello.role == "driver"]
@@ -140,8 +146,16 @@ class RequestDesk:
                 f"the session in {server.identity.session} ends with the program that started it "
                 f"(its drivers are the processes {', '.join(map(str, sorted(pids)))}); end that"
             )
-        server.later(0.0, server.workers.end_session)  # the answer goes first
-        return True
+
+    def _drain(self, peer: Peer, number: int, payload: bytes) -> object:
+        """Let the node leave, or go on with that; the answer says what it waits for."""
+        seconds, by_owner = msgspec.msgpack.decode(payload, type=tuple[float, bool])
+        if not by_owner:
+            self._refuse_to_end_what_a_program_has()
+        server = self._server
+        server.handle(events.DrainRequested(seconds, is_last=not server.identity.cluster))
+        draining = server.core.draining
+        return "" if draining is None else draining.awaited
 
     def _answer_when_quiet(self, peer: Peer, number: int, before: int, deadline: float) -> None:
         """Answer when nothing more comes of what the driver's tasks have printed."""
@@ -218,13 +232,13 @@ class RequestDesk:
         self._numbers += 1
         message.number = self._numbers
         self._asked[self._numbers] = (peer.process, number, message)
-        self._server.send_global(message)
+        self._server.cluster.send(message)
         return _LATER
 
     def ask_again(self) -> None:
         """Ask a global scheduler that has just come what another has not answered."""
         for _, _, message in self._asked.values():
-            self._server.send_global(message)
+            self._server.cluster.send(message)
 
     # --- placement groups -----------------------------------------------------------------
 

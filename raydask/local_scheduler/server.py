@@ -28,6 +28,7 @@ from raydask.local_scheduler.actions import (
     DeleteSpillFile,
     EndForkServer,
     EndProcess,
+    EndSession,
     FillMemory,
     GiveBackMemory,
     KillWorker,
@@ -41,6 +42,7 @@ from raydask.local_scheduler.actions import (
     StartWorkers,
     WriteSpillFile,
 )
+from raydask.local_scheduler.global_link import GlobalLink
 from raydask.local_scheduler.memory_rounds import MemoryRounds, memory_settings
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.requests import RequestDesk
@@ -51,7 +53,6 @@ from raydask.local_scheduler.worker_pool import PoolSettings
 from raydask.local_scheduler.worker_processes import WorkerProcesses
 from raydask.object_store.spiller import Spiller
 from raydask.object_store.state import StoreState
-from raydask.placement import ungrouped
 from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
 from raydask.wire.handshake import refusal_of
@@ -177,11 +178,11 @@ class NodeServer:
         self._process_count = 0
         self._job_count = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._global: FrameProtocol | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._heartbeat_at = 0.0
         self.links: NodeLinks | None = None
         """Set by whoever starts the node, where other nodes can reach it."""
+        self.cluster = GlobalLink(self)
         self.desk = RequestDesk(self)
         self.workers = WorkerProcesses(self)
         self._do = self._action_table()
@@ -192,7 +193,7 @@ class NodeServer:
         return {
             Send: self._do_send,
             SendControl: self._do_send_control,
-            SendGlobal: self._do_send_global,
+            SendGlobal: lambda action: self.cluster.send(action.message),
             StartWorkers: self.workers.start_workers,
             PrepareWorkers: self.workers.prepare,
             EndForkServer: self.workers.end_fork_server,
@@ -207,6 +208,7 @@ class NodeServer:
             EndProcess: self._do_end_process,
             StartPull: self._do_start_pull,
             CancelPull: self._do_cancel_pull,
+            EndSession: lambda action: self.workers.end_session(),
         }
 
     def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:
@@ -248,36 +250,6 @@ class NodeServer:
         """Return the protocol of a new connection."""
         return FrameProtocol(self._on_first_message, None, self.writes)
 
-    def connect_global(self, protocol: FrameProtocol) -> None:
-        """Use a connection to the global scheduler, and introduce the node to it."""
-        self._global = protocol
-        protocol.on_message = self._on_global_message
-        protocol.send(
-            wire.RegisterNode(
-                self.identity.number,
-                os.getpid(),
-                self.identity.session,
-                os.uname().nodename,
-                ungrouped(self.core.pool.resources.total),
-                dict(self.identity.labels),
-                self.identity.arena_size,
-                self.core.actors.living,
-                self.identity.link,
-                self.identity.data,
-                self.identity.cluster,
-                self.core.bundles.held,
-                self.core.jobs,
-            )
-        )
-        self.handle(events.GlobalSchedulerCame())
-        self.desk.ask_again()
-        if self.links is not None:
-            self.links.ask_again()
-
-    def lost_global(self) -> None:
-        """Do without a global scheduler until there is one again."""
-        self._global = None
-
     @property
     def drivers(self) -> int:
         """How many drivers there are."""
@@ -307,7 +279,7 @@ class NodeServer:
         self.handle(events.ClockTicked())
         if now - self._heartbeat_at >= _HEARTBEAT_SECONDS:
             self._heartbeat_at = now
-            self._heartbeat()
+            self.cluster.heartbeat()
         self._memory.tick(now)
         pause = _FAST_TICK if self.core.is_busy else _SLOW_TICK
         self._ticker = self._loop.call_later(pause, self._tick)
@@ -315,24 +287,6 @@ class NodeServer:
     def _write_behind(self) -> None:
         assert self._loop is not None
         self._loop.call_later(self._writer.tick(), self._write_behind)
-
-    def _heartbeat(self) -> None:
-        pool = self.core.pool
-        if self._global is not None:
-            self._global.send(
-                wire.Heartbeat(
-                    self.identity.number,
-                    pool.resources.available,
-                    pool.queued,
-                    pool.queued_seconds,
-                    self.store.used,
-                    len(self.core.tasks),
-                    len(self.core.objects.records),
-                    len(pool.workers),
-                    self.drivers,
-                    self.core.lent_resources,
-                )
-            )
 
     def _address_of(self, process: ProcessNumber) -> str:
         return os.path.join(self.identity.session, f"w{process}.sock")
@@ -536,10 +490,6 @@ class NodeServer:
         if peer is not None and peer.control is not None:
             peer.control.send(action.message)
 
-    def _do_send_global(self, action: SendGlobal) -> None:
-        if self._global is not None:
-            self._global.send(action.message)
-
     def _do_write_spill_file(self, action: WriteSpillFile) -> None:
         loop = self._loop
         assert loop is not None
@@ -580,42 +530,3 @@ class NodeServer:
         peer = self.peers.get(action.process)
         if peer is not None:
             peer.protocol.close()
-
-    # --- the global scheduler ---------------------------------------------------------------
-
-    def send_global(self, message: object) -> None:
-        """Send a message to the global scheduler, if there is one."""
-        self._do_send_global(SendGlobal(message))
-
-    def _on_global_message(self, protocol: FrameProtocol, message: Any) -> None:
-        if isinstance(message, wire.ActorPlaced):
-            self.handle(events.ActorWasPlaced(message.actor_id, message.node))
-        elif isinstance(message, wire.Placed):
-            self.handle(events.TasksPlaced(message.placements))
-        elif isinstance(message, wire.Infeasible):
-            self.handle(
-                events.TasksFoundInfeasible(message.task_ids, message.detail, message.final)
-            )
-        elif isinstance(message, wire.Leases):
-            self.handle(events.LeasesChanged(message.leases))
-        elif isinstance(message, wire.ReserveBundles):
-            self.handle(events.BundlesWanted(message.group_id, message.attempt, message.bundles))
-        elif isinstance(message, wire.ReturnBundles):
-            self.handle(events.BundlesUnwanted(message.group_id, message.indexes, message.cause))
-        elif isinstance(message, wire.GroupJudged):
-            self.handle(events.GroupWasJudged(message.group_id, message.job, message.infeasible))
-        elif isinstance(message, wire.NodesAppeared):
-            if self.links is not None:
-                self.links.appeared(message.nodes)
-        elif isinstance(message, wire.NodesDied):
-            self._on_nodes_died(message)
-        else:
-            self.desk.on_global_message(message)
-
-    def _on_nodes_died(self, message: wire.NodesDied) -> None:
-        for node, cause in message.nodes:
-            if node == self.identity.number:
-                self.workers.end_session(f"the cluster has given this node up: {cause}")
-                return
-        if self.links is not None:
-            self.links.died(message.nodes)

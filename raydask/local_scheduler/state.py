@@ -53,6 +53,7 @@ from raydask.wire.messages import (
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.between_nodes import BetweenNodes
+    from raydask.local_scheduler.draining import Draining
 
 
 class Journals(NamedTuple):
@@ -149,12 +150,14 @@ class LocalScheduler:
         self.tasks = self._work.records
         self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._tell_drivers)
         self.between: BetweenNodes | None = None
+        self.draining: Draining | None = None
         self._node = NodeNumber(node)
         self._now = 0.0
         self._handlers = self._table()
 
     def _table(self) -> dict[type, Callable[[Any], None]]:
         """Return what handles each event."""
+        objects = self.objects
         return {
             events.DriverJoined: self._on_driver_joined,
             events.DriverLeft: self._on_driver_left,
@@ -170,11 +173,11 @@ class LocalScheduler:
             events.ObjectsWatched: self._on_watched,
             events.WorkerUnblocked: self._on_unblocked,
             events.ObjectsPut: self._on_put,
-            events.ObjectsPromised: self._on_promised,
-            events.ObjectsAcquired: self._on_acquired,
-            events.ObjectsReleased: self._on_released,
-            events.ObjectsPinned: self._on_pinned,
-            events.ObjectsUnpinned: self._on_unpinned,
+            events.ObjectsPromised: lambda event: objects.promise(event.process, event.object_ids),
+            events.ObjectsAcquired: lambda event: objects.acquire(event.process, event.object_ids),
+            events.ObjectsReleased: lambda event: objects.release(event.process, event.object_ids),
+            events.ObjectsPinned: lambda event: objects.pin(event.process, event.object_ids),
+            events.ObjectsUnpinned: lambda event: objects.unpin(event.process, event.object_ids),
             events.RegionRequested: self._on_region_requested,
             events.RegionsRetired: self._on_regions_retired,
             events.SpillEnded: self._on_spill_ended,
@@ -198,6 +201,8 @@ class LocalScheduler:
             events.LeasesChanged: self._on_leases_changed,
             events.RoomAnswered: self._on_room_answered,
             events.PullEnded: self._on_pull_ended,
+            events.DrainRequested: self._on_drain_requested,
+            events.OthersLeave: self._on_others_leave,
             events.ClockTicked: self._on_tick,
         }
 
@@ -360,12 +365,12 @@ class LocalScheduler:
             task = self._passed_up.take(task_id)
             if task is None or task.state != TaskState.WAITING:
                 continue
-            if self.between is not None and node in self.between.nodes:
+            if self.between is not None and self.between.takes_tasks(node):
                 elsewhere.setdefault((node, task.job), []).append(task)
             elif node == self._node:
                 self._work.placed_here(task)
             else:
-                self._work.pass_up(task)  # the node has died meanwhile
+                self._work.passed_up.pass_up(task, self._work.now)  # the node has died meanwhile
         for (node, _), tasks in elsewhere.items():
             assert self.between is not None
             self.between.lending.lend(node, tasks)
@@ -375,6 +380,8 @@ class LocalScheduler:
         self.actors.report_all()
         if self.between is not None:
             self.between.lending.ask_again()
+        if self.draining is not None:
+            self.draining.say_so()
 
     def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
         for task_id in event.task_ids:
@@ -445,21 +452,6 @@ class LocalScheduler:
             if tell:
                 self.objects.request(event.holder, [value.object_id])
 
-    def _on_promised(self, event: events.ObjectsPromised) -> None:
-        self.objects.promise(event.process, event.object_ids)
-
-    def _on_acquired(self, event: events.ObjectsAcquired) -> None:
-        self.objects.acquire(event.process, event.object_ids)
-
-    def _on_released(self, event: events.ObjectsReleased) -> None:
-        self.objects.release(event.process, event.object_ids)
-
-    def _on_pinned(self, event: events.ObjectsPinned) -> None:
-        self.objects.pin(event.process, event.object_ids)
-
-    def _on_unpinned(self, event: events.ObjectsUnpinned) -> None:
-        self.objects.unpin(event.process, event.object_ids)
-
     # --- room in the object store ---------------------------------------------------------
 
     def _on_region_requested(self, event: events.RegionRequested) -> None:
@@ -505,12 +497,14 @@ class LocalScheduler:
         if event.recursive:
             found = self._work.with_children(found)
         error = serialize_error(TaskCancelledError("the task was cancelled"))
-        self._work.cancel_all(found, error, force=event.force)
+        self._work.cancel_all(found, error, event.force, recursive=event.recursive)
 
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._interruptions.act_on_overdue(self.pool.tick(self._now), self._now)
         self.actors.tick(self._now)
         self.room.tick(self._now)
+        if self.draining is not None:
+            self.draining.tick(self._now)
         if len(self.pool.job_settings) > len(self._jobs):
             # Jobs without a driver live as long as their detached actors.
             actors = self.actors.records.values()
@@ -569,6 +563,7 @@ class LocalScheduler:
             or self.room.is_waited_for
             or self.memory.is_urgent
             or (self.between is not None and self.between.is_busy)
+            or self.draining is not None
         )
 
     # --- other nodes ----------------------------------------------------------------------
@@ -576,13 +571,7 @@ class LocalScheduler:
     @property
     def lent_resources(self) -> dict[str, int]:
         """What tasks of other nodes use here, in steps of 1 / ``RESOURCE_UNIT``."""
-        lent: dict[str, int] = {}
-        if self.between is not None:
-            for worker in self.pool.workers.values():
-                if worker.shape is not None and worker.shape[2] and worker.blocked_on is None:
-                    for name, amount in (worker.allocation or {}).items():
-                        lent[name] = lent.get(name, 0) + amount
-        return lent
+        return self.pool.lent_resources() if self.between is not None else {}
 
     def _on_nodes_came(self, event: events.NodesCame) -> None:
         if self.between is None:
@@ -601,6 +590,7 @@ class LocalScheduler:
                 self._new_template,
                 self._end_job,
             )
+            self.between.draining = self.draining
         self.between.nodes_came(event.nodes)
 
     def _on_nodes_lost(self, event: events.NodesLost) -> None:
@@ -622,3 +612,16 @@ class LocalScheduler:
     def _on_pull_ended(self, event: events.PullEnded) -> None:
         if self.between is not None:
             self.between.fetching.pull_ended(event.number, event.error)
+
+    # --- leaving --------------------------------------------------------------------------
+
+    def _on_drain_requested(self, event: events.DrainRequested) -> None:
+        if self.draining is None:
+            from raydask.local_scheduler.draining import begin_to_leave
+
+            self.draining = begin_to_leave(self, self._outgoing, self._jobs, event.is_last)
+        self.draining.hasten(self._now + event.seconds)
+
+    def _on_others_leave(self, event: events.OthersLeave) -> None:
+        if self.between is not None:
+            self.between.nodes_leave(event.nodes, self._now)

@@ -20,16 +20,16 @@ results go to their homes, which alone decide what becomes of a task that has fa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
-from raydask.control.tables import EventKind, TaskEvent
+from raydask.control.tables import EventKind
 from raydask.control.write_behind_state import Journal, Source
-from raydask.errors import ActorDiedError, InternalError, OutOfMemoryError, WorkerCrashedError
+from raydask.errors import ActorDiedError, InternalError
 from raydask.ids import ObjectID, ProcessNumber, TaskID, is_peer, return_id
 from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.elsewhere import Elsewhere
 from raydask.local_scheduler.interruption import Interruptions
-from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict
+from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict, death_of
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks, cannot_run
@@ -68,34 +68,6 @@ _NONE = serialize(None).to_bytes()
 
 OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT))
 """The states of a task that has not ended."""
-
-
-class Elsewhere(Protocol):
-    """What becomes of tasks that have to do with other nodes."""
-
-    def inputs_exist(self, task: TaskRecord) -> None:
-        """Decide where a task runs some of whose inputs are elsewhere."""
-
-    def input_unknown(self, record: ObjectRecord) -> None:
-        """See that this node learns of an object of another node's that a task waits for."""
-
-    def inputs_came(self, task: TaskRecord) -> None:
-        """Note that all inputs of a task are here."""
-
-    def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
-        """Report how a task of another node has ended."""
-
-    def bring(self, task: TaskRecord) -> None:
-        """Bring a task's inputs here, where it shall run."""
-
-    def decline(self, task: TaskRecord) -> None:
-        """Give a guest back that this node has no place for any more."""
-
-    def cancel(self, task: TaskRecord, *, force: bool) -> None:
-        """Cancel a task that another node has."""
-
-    def closed(self, task: TaskRecord) -> None:
-        """Forget a task that has ended while some of its inputs were elsewhere."""
 
 
 class TaskTable:
@@ -145,7 +117,7 @@ class TaskTable:
         self._objects = objects
         self._pool = pool
         self._actors = actors
-        self._passed_up = passed_up
+        self.passed_up = passed_up
         self._interruptions = interruptions
         self._memory = memory
         self._outgoing = outgoing
@@ -226,7 +198,7 @@ class TaskTable:
         is_creation = task.template.template.kind == TaskKind.ACTOR_CREATION
         if is_creation:
             if not task.template.feasible:
-                self._passed_up.wait_for_place(task, self.now)
+                self.passed_up.wait_for_place(task, self.now)
             self._actors.ask_for_place(task)
         elif task.template.feasible:
             self._pool.ready(task)
@@ -235,19 +207,19 @@ class TaskTable:
 
     def _find_place(self, task: TaskRecord) -> None:
         """Ask for a place for a task, or take the one here that it has been given."""
-        if not (task.is_guest or self._passed_up.stays(task)):
-            self._passed_up.pass_up(task, self.now)
+        if not (task.is_guest or self.passed_up.stays(task)):
+            self.passed_up.pass_up(task, self.now)
         elif self._pool.resources.feasible(task.template.template.resources):
             self._pool.ready(task)
         elif task.is_guest:
             assert self.elsewhere is not None
             self.elsewhere.decline(task)
         else:
-            self._passed_up.pass_up(task, self.now)
+            self.passed_up.pass_up(task, self.now)
 
     def placed_here(self, task: TaskRecord) -> None:
         """Run a task here that was passed up."""
-        self._passed_up.stay(task)
+        self.passed_up.stay(task)
         if task.away:
             assert self.elsewhere is not None
             self.elsewhere.bring(task)
@@ -294,7 +266,7 @@ class TaskTable:
                     self._inputs_exist(task)
         # Only now: what a failed task holds may be all that keeps the refs inside the error.
         for task in failed:
-            self._close_failed(task)
+            self.close_delivered(task)
 
     def found_elsewhere(self, record: ObjectRecord, nested: list[ObjectID]) -> None:
         """Take in that an object is stored on another node; see `ObjectTable.exists_elsewhere`."""
@@ -306,16 +278,17 @@ class TaskTable:
             if not task.missing:
                 self._inputs_exist(task)
 
-    def came(self, record: ObjectRecord, value: ObjectValue) -> None:
-        """Take in the value of an object that was elsewhere, or an error in its place."""
-        failed: list[TaskRecord] = []
+    def came(
+        self, record: ObjectRecord, value: ObjectValue, nested: Sequence[ObjectID] = ()
+    ) -> None:
+        """Take in what was elsewhere, or an error, which contains the refs of `nested`."""
         wanting = self._objects.came(record, value)
         dependents, record.dependents = record.dependents or [], None
         for task in (*dependents, *wanting):
-            if task.state != TaskState.WAITING or task.lent_to:
+            if task.state != TaskState.WAITING:
                 continue
             if value.kind == _ERROR:
-                failed.append(task)
+                self.fail(task, value.data, nested=nested)
                 continue
             if task in wanting:
                 task.away -= wanting[task]
@@ -325,9 +298,6 @@ class TaskTable:
                 task.missing -= 1
             if not task.missing:
                 self._inputs_exist(task)
-        for task in failed:
-            if task.state == TaskState.WAITING:
-                self.fail(task, value.data)
         self._objects.settle(record)
 
     # --- the end of a task ----------------------------------------------------------------
@@ -360,8 +330,7 @@ class TaskTable:
         task.live += 1  # so that it is not forgotten before it is closed
         for value in result.values:
             self.deliver([self.seal(worker.process, value)])
-        task.live -= 1
-        self._close(task)
+        self.close_delivered(task)
 
     def _guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         assert self.elsewhere is not None
@@ -369,20 +338,7 @@ class TaskTable:
         self._close(task)
 
     def _note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
-        self._record(
-            TaskEvent(
-                kind,
-                self.now,
-                task.spec.task_id.hex(),
-                task.template.template.name,
-                task.job,
-                self._node,
-                task.worker_pid,
-                task.attempts,
-                task.started,
-                error,
-            )
-        )
+        self._record(task.event(kind, self.now, self._node, error))
 
     def _close(self, task: TaskRecord) -> None:
         """End the holds of a task that has reached its last state."""
@@ -390,7 +346,7 @@ class TaskTable:
         spec = task.spec
         objects = self._objects
         self._interruptions.forget(task)
-        self._passed_up.withdraw(spec.task_id)
+        self.passed_up.withdraw(spec.task_id)
         if task.away and self.elsewhere is not None:
             self.elsewhere.closed(task)
         drop = objects.drop_for_guest if task.is_guest else objects.drop
@@ -436,7 +392,7 @@ class TaskTable:
         `nested` are the objects whose refs the error contains.
         """
         self.deliver(self._failed_values(task, error, state, nested))
-        self._close_failed(task)
+        self.close_delivered(task)
 
     def _failed_values(
         self, task: TaskRecord, error: bytes, state: TaskState, nested: Sequence[ObjectID]
@@ -466,7 +422,8 @@ class TaskTable:
         self.elsewhere.guest_ended(task, TaskResult(spec.task_id, status, errors, self.now, 0.0))
         return []
 
-    def _close_failed(self, task: TaskRecord) -> None:
+    def close_delivered(self, task: TaskRecord) -> None:
+        """Close a task that has ended, now that its values have been delivered."""
         task.live -= 1
         self._close(task)
 
@@ -498,9 +455,9 @@ class TaskTable:
             task.attempts -= 1
             self.run_again(task)
         elif task.is_guest:
-            self._guest_died(task, serialize_error(_death_of(task, cause, verdict)))
+            self._guest_died(task, serialize_error(death_of(task, cause, verdict)))
         elif task.retries == 0:
-            self.fail(task, serialize_error(_death_of(task, cause, verdict)))
+            self.fail(task, serialize_error(death_of(task, cause, verdict)))
         else:
             self._retry(task, hold_back=verdict is not None and verdict.hold_back)
 
@@ -558,7 +515,7 @@ class TaskTable:
         task.state = TaskState.LENT
         task.lent_to = node
         task.attempts += 1
-        self._passed_up.take(task.spec.task_id)
+        self.passed_up.take(task.spec.task_id)
         self._journal.put(task.spec.task_id, task)
 
     def lent_ended(self, task: TaskRecord, result: TaskResult) -> bool:
@@ -583,14 +540,6 @@ class TaskTable:
             task.error = result.error
         task.live += 1  # so that it is not forgotten before it is closed
         return True
-
-    def close_lent(self, task: TaskRecord) -> None:
-        """End what `lent_ended` has begun, when the values have been delivered."""
-        self._close_failed(task)
-
-    def pass_up(self, task: TaskRecord) -> None:
-        """Ask for a place for a task that cannot run here."""
-        self._passed_up.pass_up(task, self.now)
 
     def cannot_run(self, task_id: TaskID, detail: str) -> None:
         """End a task or an actor that no node will ever run, for this reason."""
@@ -623,8 +572,27 @@ class TaskTable:
                 found[task_id] = task
         return list(found.values())
 
-    def cancel_all(self, tasks: Iterable[TaskRecord], error: bytes, force: bool = False) -> None:
-        """Cancel tasks; with `force` end the workers of those that run."""
+    def cancel_all(
+        self,
+        tasks: Iterable[TaskRecord],
+        error: bytes,
+        force: bool = False,
+        *,
+        recursive: bool = True,
+    ) -> None:
+        """Cancel tasks.
+
+        Parameters
+        ----------
+        tasks : iterable of TaskRecord
+            With what they have submitted here, if that is to be cancelled too.
+        error : bytes
+            Serialized, for their returns.
+        force : bool
+            Whether to end the workers of those that run.
+        recursive : bool
+            Whether other nodes cancel too what these have submitted there.
+        """
         self._pool.withdraw({task for task in tasks if task.state == TaskState.READY})
         for task in tasks:
             if task.state in (TaskState.READY, TaskState.WAITING):
@@ -634,7 +602,7 @@ class TaskTable:
                 self._interruptions.interrupt(task, "cancelled", force=force)
             elif task.state == TaskState.LENT and self.elsewhere is not None:
                 self._interruptions.doom(task, error)
-                self.elsewhere.cancel(task, force=force)
+                self.elsewhere.cancel(task, force=force, recursive=recursive)
 
     # --- creations of actors --------------------------------------------------------------
 
@@ -677,14 +645,3 @@ class TaskTable:
             self.fail(task, serialize_error(error))
         else:
             self._close(task)
-
-
-def _death_of(task: TaskRecord, cause: str, verdict: Verdict | None) -> WorkerCrashedError:
-    """Return the error for a task whose worker has died and that has no retry left."""
-    name = task.template.template.name
-    started = f"It was started {task.attempts} times; options(max_retries=…) allows more"
-    if verdict is not None:
-        return OutOfMemoryError(
-            f"task {name!r} was ended for its memory: {verdict.cause}; {verdict.remedy}. {started}"
-        )
-    return WorkerCrashedError(f"the worker of task {name!r} died: {cause}. {started}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 from raydask.ids import ObjectID, home_of
 from raydask.local_scheduler.inline_values import LEAST_COUNTED
@@ -133,6 +134,10 @@ def _objects(core: LocalScheduler) -> Iterator[str]:
                 holds[ObjectID(task.spec.task_id + bytes(4))] += 1
     for function in core.pool.functions.values():
         holds.update(function.nested)
+    if core.between is not None:
+        for carried in core.between.guests.carried.values():
+            for attempts in carried.values():
+                holds.update(chain.from_iterable(attempts))
     live: Counter[int] = Counter()
     for record in core.objects.records.values():
         if record.value is not None:

@@ -505,6 +505,22 @@ class WorkerPool:
             self.make_idle(worker, now)
         return taken
 
+    def lent_resources(self) -> dict[str, int]:
+        """Return what tasks of other nodes use."""
+        lent: dict[str, int] = {}
+        for worker in self.workers.values():
+            if worker.shape is not None and worker.shape[2] and worker.blocked_on is None:
+                for name, amount in (worker.allocation or {}).items():
+                    lent[name] = lent.get(name, 0) + amount
+        return lent
+
+    def reclaim_guests(self) -> None:
+        """Have workers give back the tasks of other nodes that stand behind what they run."""
+        for worker in self.workers.values():
+            if len(worker.queue) > 1 and worker.shape is not None and worker.shape[2]:
+                worker.reclaiming = True
+                self._outgoing.actions.append(SendControl(worker.process, Reclaim()))
+
     # --- blocking -------------------------------------------------------------------------
 
     def block(self, worker: WorkerRecord, object_ids: set[ObjectID]) -> None:

@@ -16,8 +16,8 @@ import click
 import msgspec
 
 from raydask.driver import launcher
-from raydask.driver.observer import number_of_node
-from raydask.errors import RaydaskError
+from raydask.driver.observer import drain_node, number_of_node
+from raydask.errors import ClusterUnavailableError, RaydaskError
 from raydask.node.stopping import stop_sessions
 from raydask.util import cluster_status, memory_report
 from raydask.version import VERSION
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PORT = click.IntRange(0, 65535)
+_drain_seconds = click.option(
+    "--drain-seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="After which a node that drains goes with what there is.",
+)
 
 _at_address = click.option(
     "--address",
@@ -97,6 +104,12 @@ def main() -> None:
     help="How many Redis servers hold the control state of a head; default: 1.",
 )
 @click.option("--block", is_flag=True, help="Stay until the node ends, and end it when ended.")
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="With --block: on SIGTERM let the node finish what it does and hand over what it keeps.",
+)
+@_drain_seconds
 def start(
     head: bool,
     address: str | None,
@@ -111,6 +124,8 @@ def start(
     object_store_memory: int | None,
     num_redis_shards: int | None,
     block: bool,
+    drain: bool,
+    drain_seconds: float,
 ) -> None:
     """Start a node that stays until `raydask stop`: a cluster's first, or one more."""
     if head == (address is not None):
@@ -119,6 +134,8 @@ def start(
         )
     if address is not None and (port is not None or num_redis_shards is not None):
         raise click.UsageError("--port and --num-redis-shards are for a head")
+    if drain and not block:
+        raise click.UsageError("--drain goes with --block; `raydask stop --drain` does the same")
     amounts = _json_option("--resources", resources, dict[str, float], "numbers")
     texts = _json_option("--labels", labels, dict[str, str], "texts")
     with _errors_shown():
@@ -140,11 +157,13 @@ def start(
             labels=texts,
             network=network,
         )
+        if block:
+            _heed_sigterm()
         supervised = launcher.Supervised(options)
         supervised.start()
         _say_what_runs(options.folder, head)
     if block:
-        _stay(supervised)
+        _stay(supervised, options.folder, drain_seconds if drain else None)
     else:
         supervised.let_go()
 
@@ -172,16 +191,35 @@ def _say_what_runs(folder: str, head: bool) -> None:
     click.echo("  end it:               raydask stop")
 
 
-def _stay(supervised: launcher.Supervised) -> None:
-    """Wait until the session ends, and end it if this process is told to."""
-    # As the first process of a container it would not even hear a signal that it does not handle.
+def _heed_sigterm() -> None:
+    """End this process on SIGTERM, which it would not even hear as the first of a container."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+
+
+def _stay(supervised: launcher.Supervised, folder: str, drain_seconds: float | None) -> None:
+    """Wait until the session ends; end it, or let it leave, if this process is told to end.
+
+    Told to a second time, it ends the session at once.
+    """
     try:
-        reason = supervised.wait()
+        try:
+            reason = supervised.wait()
+        except SystemExit:
+            if drain_seconds is None:
+                raise
+            _let_leave(folder, drain_seconds)
+            reason = supervised.wait()
     finally:
         supervised.stop()
     if reason:
         raise click.ClickException(f"the node has ended: {reason}")
+
+
+def _let_leave(folder: str, seconds: float) -> None:
+    try:
+        drain_node(folder, seconds, by_owner=True)
+    except ClusterUnavailableError:
+        pass  # it ends already
 
 
 @main.command()
@@ -191,10 +229,16 @@ def _stay(supervised: launcher.Supervised) -> None:
     show_envvar=True,
     help="Only this session, or with HOST:PORT those of that cluster on this machine.",
 )
-def stop(address: str | None) -> None:
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="Let them first finish what they do, and hand over what they keep for others.",
+)
+@_drain_seconds
+def stop(address: str | None, drain: bool, drain_seconds: float) -> None:
     """End the sessions that `raydask start` began; those of programs end with them."""
     with _errors_shown():
-        stopped = stop_sessions(address)
+        stopped = stop_sessions(address, drain_seconds if drain else None, click.echo)
     for folder in stopped:
         click.echo(f"ended the session in {folder}")
     if not stopped:

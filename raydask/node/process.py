@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("raydask.node")
 
+_LEAVING_SECONDS = 3.0
+"""How long a node that leaves waits for a head that is away."""
 _LASTING_SECONDS = 1.0
 """What ends sooner was no connection: the other end may refuse this node."""
 
@@ -231,7 +234,7 @@ def _way_to_global(options: SessionOptions, secret: str) -> _WayToGlobal:
             return protocol
 
         # Its supervisor starts it again, however often.
-        return _WayToGlobal(connect_here, 0.05, float("inf"))
+        return _WayToGlobal(connect_here, 0.05, inf)
     from raydask.wire.endpoint import parse_endpoint
     from raydask.wire.guard import connect_guarded
     from raydask.wire.tls import client_tls
@@ -265,13 +268,17 @@ async def _keep_global(server: NodeServer, way: _WayToGlobal) -> None:
             failure = str(error) or "it is too slow"
         else:
             begun = loop.time()
-            server.connect_global(protocol)
+            server.cluster.connected(protocol)
             await lost.wait()
-            server.lost_global()
+            server.cluster.lost()
             failure = "it closes the connection"
             if loop.time() - begun > _LASTING_SECONDS:
                 alone_since = loop.time()
-        if loop.time() - alone_since >= way.patience:
+        alone = loop.time() - alone_since
+        if server.core.draining is not None and alone >= _LEAVING_SECONDS and way.patience < inf:
+            server.workers.end_session()  # there is nobody who could let it go
+            return
+        if alone >= way.patience:
             server.workers.end_session(
                 f"the head of its cluster has been away for {way.patience:g} s: {failure}"
             )

@@ -43,6 +43,9 @@ PIECE_SIZE = 8 << 20
 IDLE_SECONDS = 10.0
 """After so long without anything to do threads end, and connections are closed."""
 
+_HAND_OVER_SECONDS = 0.2
+"""After so long others can have what has come, however little."""
+
 _PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Seconds before a source that had not begun is asked again, the last for good."""
 
@@ -203,7 +206,7 @@ class Puller:
             self._pulls[number] = pull
             self._queue.append(pull)
             failed = self._closing or not self._have_a_thread()
-            self._changed.notify()
+            self._changed.notify_all()
         if failed:
             self._finish(pull, "there are no threads for pulls")
 
@@ -253,7 +256,8 @@ class Puller:
 
     def _have_a_thread(self) -> bool:
         """Begin one more thread if that would be of use; False if there is none at all."""
-        if len(self._queue) > self._idle_threads and len(self._threads) < self._most:
+        waiting = len(self._queue) + len(self._delayed)
+        if waiting > self._idle_threads and len(self._threads) < self._most:
             thread = threading.Thread(target=self._work, name="raydask-pull", daemon=True)
             try:
                 thread.start()
@@ -390,7 +394,7 @@ class Puller:
                 return streams.pop()[1], True
         sock = self._connect(node)
         try:
-            return stream_over(sock, self._patience, self._patience), False
+            return stream_over(sock, self._patience, self._patience, _HAND_OVER_SECONDS), False
         except BaseException:
             sock.close()
             raise
@@ -422,6 +426,7 @@ class Puller:
             at = time.monotonic() + _PAUSES[min(pull.pauses, len(_PAUSES) - 1)]
             pull.pauses += 1
             heapq.heappush(self._delayed, (at, next(self._order), pull))
+            self._changed.notify_all()  # this thread may find something else to do
             return True
 
     def _finish(self, pull: _Pull, error: str) -> None:

@@ -25,6 +25,7 @@ import os
 import socket
 import ssl
 import struct
+import time
 
 from raydask.wire.blocking_guard import shut_down
 
@@ -59,12 +60,21 @@ class Stream:
         Connected and proved; it belongs to the stream from here on.
     send_seconds, receive_seconds : float
         After so long without any progress a call gives up.
+    hand_over_seconds : float, optional
+        After so long a call that receives gives what has come so far, however little.
     """
 
-    def __init__(self, sock: socket.socket, send_seconds: float, receive_seconds: float) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        send_seconds: float,
+        receive_seconds: float,
+        hand_over_seconds: float | None = None,
+    ) -> None:
         self._socket = sock
         self._send_seconds = send_seconds
         self._receive_seconds = receive_seconds
+        self._hand_over_seconds = min(hand_over_seconds or receive_seconds, receive_seconds)
         self.peer = str(sock.getpeername() or "a process of this machine")
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -166,17 +176,24 @@ class Stream:
         self._socket.settimeout(None)
         for option, seconds in (
             (socket.SO_SNDTIMEO, self._send_seconds),
-            (socket.SO_RCVTIMEO, self._receive_seconds),
+            (socket.SO_RCVTIMEO, self._hand_over_seconds),
         ):
             whole = int(seconds)
             limit = struct.pack("@ll", whole, max(int((seconds - whole) * 1e6), 1))
             self._socket.setsockopt(socket.SOL_SOCKET, option, limit)
 
     def _receive_into(self, view: memoryview) -> int:
-        try:
-            return self._socket.recv_into(view, 0, socket.MSG_WAITALL)
-        except BlockingIOError as error:
-            raise self._too_slow(self._receive_seconds) from error
+        """Receive until the view is full or it is time to hand over; 0: at the end."""
+        gives_up_at = time.monotonic() + self._receive_seconds
+        while True:
+            try:
+                return self._receive_some(view)
+            except (BlockingIOError, TimeoutError) as error:
+                if time.monotonic() >= gives_up_at:
+                    raise self._too_slow(self._receive_seconds) from error
+
+    def _receive_some(self, view: memoryview) -> int:
+        return self._socket.recv_into(view, 0, socket.MSG_WAITALL)
 
     def _send_copy(self, fd: int, offset: int, size: int) -> None:
         while size:
@@ -216,22 +233,32 @@ class EncryptedStream(Stream):
         self._socket.settimeout(self._receive_seconds)
         super()._wait_for_the_end()
 
-    def _receive_into(self, view: memoryview) -> int:
-        self._socket.settimeout(self._receive_seconds)
+    def _receive_some(self, view: memoryview) -> int:
+        self._socket.settimeout(self._hand_over_seconds)
+        hands_over_at = time.monotonic() + self._hand_over_seconds
         received, size = 0, len(view)
-        try:
-            while received < size and (more := self._socket.recv_into(view[received:])):
-                received += more
-        except TimeoutError as error:
-            if not received:
-                raise self._too_slow(self._receive_seconds) from error
+        while received < size and (not received or time.monotonic() < hands_over_at):
+            try:
+                more = self._socket.recv_into(view[received:])
+            except TimeoutError:
+                if not received:
+                    raise
+                break
+            if not more:
+                break
+            received += more
         return received
 
 
-def stream_over(sock: socket.socket, send_seconds: float, receive_seconds: float) -> Stream:
+def stream_over(
+    sock: socket.socket,
+    send_seconds: float,
+    receive_seconds: float,
+    hand_over_seconds: float | None = None,
+) -> Stream:
     """Return the stream over a socket; see `Stream`."""
     kind = EncryptedStream if isinstance(sock, ssl.SSLSocket) else Stream
-    return kind(sock, send_seconds, receive_seconds)
+    return kind(sock, send_seconds, receive_seconds, hand_over_seconds)
 
 
 def _file_ends() -> OSError:

@@ -357,6 +357,8 @@ class SimulatedCluster:
                 self.clock.after(0.0, partial(self.handle, measured))
             elif isinstance(action, actions.SendGlobal):
                 self._tell_global(action.message)
+            elif isinstance(action, actions.EndSession):
+                self.violated(f"node {self.node} has not been let go")
             else:
                 self.violated(f"process {action.process} was cut off: {action.reason}")
 

@@ -7,6 +7,7 @@ make of them must be right whatever they are.
 from __future__ import annotations
 
 import random
+from collections import defaultdict, deque
 from functools import partial
 
 from raydask.ids import TaskID
@@ -55,6 +56,9 @@ class SimulatedNodes:
         self.runs: dict[TaskID, int] = {}
         self.running: dict[TaskID, SimulatedWorker] = {}
         self.has_lost = False
+        self.leaving: set[int] = set()
+        self._said_by_global: defaultdict[tuple[int, int], deque[events.Event]]
+        self._said_by_global = defaultdict(deque)
         self.lent = 0
         self.pulled = 0
         self._failed_pull = failed_pull
@@ -121,6 +125,34 @@ class SimulatedNodes:
             lost = events.NodesLost([(number, "it was made to die")])
             self.clock.after(delay, partial(other.handle, lost))
 
+    def drain(self, number: int, seconds: float = 1e9) -> None:
+        """Let a node leave; when it wants to be let go, the others learn that it has left."""
+        self.nodes[number].handle(events.DrainRequested(seconds))
+
+    def _leave(self, node: SimulatedCluster, *, done: bool) -> None:
+        """Tell all nodes, at some time each, that one leaves or has left."""
+        number = int(node.node)
+        self.leaving.add(number)
+        for key in [key for key in self._leases if key[2] == number]:
+            self._leases.discard(key)
+        if done:
+            node.alive = False
+        for other in self.alive:
+            if other is not node:
+                news = (
+                    events.NodesLost([(number, wire.HAS_LEFT)])
+                    if done
+                    else events.OthersLeave([number])
+                )
+                self._said_by_global[number, other.node].append(news)
+                self.clock.after(
+                    0.02 * self.rng.random(), partial(self._say_next, number, other.node)
+                )
+
+    def _say_next(self, number: int, receiver: int) -> None:
+        news = self._said_by_global[number, receiver].popleft()
+        self.nodes[receiver].handle(news)
+
     # --- transfers ------------------------------------------------------------------------
 
     def pull(self, node: SimulatedCluster, action: actions.StartPull | actions.CancelPull) -> None:
@@ -176,13 +208,17 @@ class SimulatedNodes:
             for demand in message.demands:
                 self._demands[node.node, demand.shape] = demand
             return True
+        if isinstance(message, wire.LeaveCluster):
+            self._leave(node, done=message.done)
+            return True
         if isinstance(message, wire.PassUp) and self.rng.random() < 0.9:
             placements = []
             for task in message.tasks:
                 able = [
                     other.node
                     for other in self.alive
-                    if other.core.pool.resources.feasible(task.resources)
+                    if int(other.node) not in self.leaving
+                    and other.core.pool.resources.feasible(task.resources)
                 ]
                 if not able:
                     return False
@@ -199,6 +235,8 @@ class SimulatedNodes:
             changed = []
             for other in self.alive:
                 if other is node or not other.core.pool.resources.feasible(demand.resources):
+                    continue
+                if int(other.node) in self.leaving:
                     continue
                 key = (number, shape, int(other.node))
                 slots = self.rng.choice((0, 0, 1, 2, 4)) if demand.count else 0

@@ -37,6 +37,8 @@ _PAUSE = 0.1
 _JOIN_SECONDS = 2.0
 """How long `close` waits for a thread, whose socket it has shut down."""
 
+_CLOSES = "the listener closes"
+
 OnConnection = Callable[[socket.socket], None]
 
 
@@ -153,7 +155,7 @@ class GuardedListener:
         with self._lock:
             self._closing.set()
             for stranger in self._strangers:
-                self._dismiss(stranger, "the listener closes")
+                self._dismiss(stranger, _CLOSES)
             provers = list(self._provers)
         shut_down(self._listener)  # wakes the thread, which closing alone would not
         for thread in (self._thread, *provers):
@@ -209,8 +211,8 @@ class GuardedListener:
                 self._strangers.pop(stranger, None)
                 reason = stranger.reason or reason
             if reason:
-                stranger.sock.close()
                 self._refuse(stranger.peer, reason)
+                stranger.sock.close()
             else:
                 self._hand_over(stranger.sock)
         finally:
@@ -245,7 +247,8 @@ class GuardedListener:
         shut_down(stranger.sock)
 
     def _refuse(self, peer: str, reason: str) -> None:
-        self._count(f"a connection from {peer} is closed: {reason}")
+        if reason != _CLOSES:
+            self._count(f"a connection from {peer} is closed: {reason}")
 
     def _count(self, what: str) -> None:
         with self._lock:

@@ -655,6 +655,26 @@ class NodeUnreachable(msgspec.Struct, array_like=True):
     cause: str
 
 
+HAS_LEFT = "it has left"
+"""Why a node is dead that has asked to be let go; of another this is never said."""
+
+
+class LeaveCluster(msgspec.Struct, array_like=True):
+    """A node leaves: nothing new is for it.
+
+    With ``done`` it wants to be let go: it has nothing left, or will wait no longer.  The answer
+    is ``NodesDied``, with the cause ``HAS_LEFT``.
+    """
+
+    done: bool = False
+
+
+class NodesLeave(msgspec.Struct, array_like=True):
+    """These nodes leave, and will have gone soon: nothing new is for them."""
+
+    nodes: list[int]
+
+
 class ShapeDemand(msgspec.Struct, array_like=True):
     """Ready tasks of one kind that a node would have others run.
 
@@ -850,6 +870,8 @@ class Lend(msgspec.Struct, array_like=True):
         Inputs that travel in messages, those the sender has.
     located : list of Whereabouts
         Of the other inputs.
+    modules : list of str
+        What the job's functions import, as in ``Preload``.
     """
 
     settings: JobSettings
@@ -857,6 +879,7 @@ class Lend(msgspec.Struct, array_like=True):
     specs: list[TaskSpec]
     values: list[ObjectValue]
     located: list[Whereabouts]
+    modules: list[str] = []
 
 
 class LentResults(msgspec.Struct, array_like=True):
@@ -968,6 +991,22 @@ class JobLines(msgspec.Struct, array_like=True):
 
     job: int
     lines: list[LogLine]
+
+
+class Part(msgspec.Struct, array_like=True):
+    """The sender leaves, and has nothing more to say; ``Parted`` with the number answers."""
+
+    number: int
+
+
+class Parted(msgspec.Struct, array_like=True):
+    """All that a leaving node has said has been taken in, and nothing new will come to it.
+
+    ``settled`` says that the sender awaits nothing of it either.
+    """
+
+    number: int
+    settled: bool
 
 
 # --- the node and its supervisor -----------------------------------------------------------
@@ -1124,6 +1163,10 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     CopiesDropped,
     Forget,
     JobLines,
+    LeaveCluster,
+    NodesLeave,
+    Part,
+    Parted,
     CreateGroup,
     RemoveGroup,
     ListGroups,

@@ -101,6 +101,25 @@ def test_a_nodes_labels_are_in_the_control_state(three: Cluster) -> None:
     assert entry["labels"] == {"rack": "7"}
 
 
+def test_what_a_joined_node_does_is_in_the_heads_control_state() -> None:
+    with Cluster(num_redis_shards=3) as cluster:
+        node = cluster.add_node()
+        assert cluster.head_node is not None
+        session = cluster.head_node.folder
+        with cluster.connect(node) as context:
+            key = f"job:{context['job']}"
+
+            def states() -> list[str]:
+                found = []
+                for shard in range(3):
+                    with connect_redis(session, shard) as client:
+                        found += [json.loads(text)["state"] for text in client.mget(key) if text]
+                return found
+
+            eventually(lambda: states() == ["RUNNING"])
+        eventually(lambda: states() == ["FINISHED"])
+
+
 def test_each_node_listens_twice_and_one_of_a_plain_session_never(three: Cluster) -> None:
     ports = [listening_ports(node.folder) for node in three.list_all_nodes()]
     assert [len(each) for each in ports] == [2, 2, 2]
@@ -280,7 +299,7 @@ def elsewhere() -> Iterator[dict[str, str]]:
     [
         (["{}"], {"RAYDASK_SECRET": "x" * 20}, "does not accept this secret"),
         (["{}"], {"RAYDASK_SECRET": "short"}, "16 to 256"),
-        (["{}"], {}, "RAYDASK_SECRET is not set"),
+        (["{}"], {"RAYDASK_SECRET": ""}, "RAYDASK_SECRET is not set"),
         (["127.0.0.1:1"], {"RAYDASK_SECRET": SECRET}, "no cluster answers at 127.0.0.1:1"),
         (["auto"], {"RAYDASK_SECRET": SECRET}, "is not HOST:PORT"),
         (["{}", "--head"], {}, "say --head to start the first node of a cluster, or --address"),
@@ -349,7 +368,7 @@ def test_a_node_joins_and_programs_join_through_it(head: tuple[str, str]) -> Non
 
 
 def test_the_secret_of_a_head_on_this_machine_is_found() -> None:
-    folder, endpoint = start()
+    folder, endpoint = start(RAYDASK_SECRET="")
     try:
         node = joined(endpoint, RAYDASK_SECRET="")
         code, out, _ = run_driver(f'import raydask; print(raydask.init("{endpoint}")["node"])')
@@ -416,3 +435,18 @@ def test_status_from_elsewhere_and_stop_spare_nodes_of_programs(head: tuple[str,
         refused = command("stop", "--address", node.folder)
         assert "ends with the program that started it" in refused.stderr
         cluster.wait_for_nodes()
+
+
+def test_a_node_never_becomes_part_of_another_cluster() -> None:
+    with elsewhere() as environment:
+        folder, endpoint = start(RAYDASK_SECRET=SECRET, **environment)
+        port = str(parse_endpoint(endpoint).port)
+        with blocking(endpoint) as (process, node):
+            command("stop", "--address", folder, **environment)
+            _, again = start("--port", port, RAYDASK_SECRET=SECRET, **environment)
+            _, err = process.communicate(timeout=8)
+            assert again == endpoint
+            assert process.returncode == 1
+            assert "the cluster has given this node up" in err
+            assert is_gone(node)
+        command("stop", **environment)

@@ -46,3 +46,11 @@ def test_no_more_is_given_than_there_is(
             amounts.get(name, 0) * part for amounts, part in zip(wanted, fractions, strict=True)
         )
         assert given_out <= capacity.get(name, 0) * (1 + 1e-6) + 1e-3
+
+
+def test_a_small_rate_is_not_lost_beside_a_large_one() -> None:
+    wanted = [{"CPU": 1}, {"memory": 1 << 24, "CPU": 1}]
+
+    fractions = fair_fractions(wanted, {"CPU": 813_880_923, "memory": 1})
+
+    assert fractions == pytest.approx([1, 2**-24])

@@ -89,7 +89,7 @@ def test_what_listens_everywhere_is_reached_at_one_address_of_this_machine(host:
         ("127.0.0.1:5", "localhost:5", True),
         ("localhost:5", "127.0.0.1:5", True),
         ("0.0.0.0:5", "127.0.0.1:5", True),
-        ("0.0.0.0:5", "192.0.2.1:5", False),
+        ("0.0.0.0:5", "203.0.113.7:5", False),
         ("nowhere.invalid:5", "nowhere.invalid:5", True),
     ],
 )
