@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from raydask.control.tables import PlacementGroupEntry, encode
+from raydask.global_scheduler import events
 from raydask.global_scheduler.bundles import place_bundles
 from raydask.global_scheduler.departures import Departures
 from raydask.global_scheduler.policy import describe_infeasible, is_feasible
@@ -35,7 +36,6 @@ from raydask.ids import NodeNumber, PlacementGroupID, home_of_job
 from raydask.placement import supplied, ungrouped
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
-    CreateGroup,
     GroupJudged,
     GroupsAnswered,
     PlacementGroupInfo,
@@ -140,6 +140,11 @@ class GroupTable:
         Which nodes leave.
     noted : callable
         Takes a node of which more or less is free now.
+
+    Attributes
+    ----------
+    now : float
+        Seconds since 1970; set by the core before each event.
     """
 
     def __init__(
@@ -162,6 +167,7 @@ class GroupTable:
         self._has_news = False
         self._tried_at = float("-inf")
         self._changed: set[PlacementGroupID] = set()
+        self.now = 0.0
 
     def find(self, group_id: PlacementGroupID) -> GroupRecord | None:
         """Return a group; None if there is none of this identifier."""
@@ -181,8 +187,9 @@ class GroupTable:
 
     # --- what processes ask for -------------------------------------------------------------
 
-    def create(self, node: NodeNumber, message: CreateGroup, now: float) -> None:
+    def create(self, event: events.GroupRequested) -> None:
         """Take in a new group; answered when it is safe, not when it is reserved."""
+        message = event.message
         name = (message.namespace, message.name)
         refusal = ""
         if message.group_id in self._groups:
@@ -202,31 +209,31 @@ class GroupTable:
                 name=message.name,
                 namespace=message.namespace,
                 detached=message.detached,
-                created=now,
+                created=self.now,
             )
             group = self._groups[message.group_id] = GroupRecord(entry)
             self._journal.put(message.group_id, group)
             self._persist()
             self._try(group)
-        self._send(node, GroupsAnswered(message.number, [], refusal))
+        self._send(event.node, GroupsAnswered(message.number, [], refusal))
 
-    def remove(self, node: NodeNumber, number: int, group_id: PlacementGroupID) -> None:
+    def remove(self, event: events.GroupRemovalRequested) -> None:
         """End a group; answered also if there is none."""
-        group = self._groups.get(group_id)
+        group = self._groups.get(event.group_id)
         if group is not None:
             self._end(group, "its placement group was removed")
             self._persist()
-        self._send(node, GroupsAnswered(number, []))
+        self._send(event.node, GroupsAnswered(event.number, []))
 
-    def describe(self, node: NodeNumber, number: int) -> None:
+    def describe(self, event: events.GroupsAsked) -> None:
         """Tell a node of all groups."""
         groups = [group.info() for group in self._groups.values()]
-        self._send(node, GroupsAnswered(number, groups))
+        self._send(event.node, GroupsAnswered(event.number, groups))
 
-    def job_ended(self, job: int) -> None:
+    def job_ended(self, event: events.JobEnded) -> None:
         """End a job's groups, but not its detached ones."""
         for group in list(self._groups.values()):
-            if group.entry.job == job and not group.entry.detached:
+            if group.entry.job == event.job and not group.entry.detached:
                 self._end(group, "its placement group has ended with its job")
 
     def _end(self, group: GroupRecord, cause: str) -> None:
@@ -334,11 +341,11 @@ class GroupTable:
 
     # --- attempts ---------------------------------------------------------------------------
 
-    def advance(self, now: float) -> None:
+    def advance(self) -> None:
         """Try to place what has no place, if there is news; called after each event."""
-        if self._has_news and not 0 <= now - self._tried_at < PAUSE_SECONDS:
+        if self._has_news and not 0 <= self.now - self._tried_at < PAUSE_SECONDS:
             self._has_news = False
-            self._tried_at = now
+            self._tried_at = self.now
             for group in self._groups.values():
                 if not group.asked and group.missing:
                     self._try(group)
@@ -385,14 +392,13 @@ class GroupTable:
             wanted = [(index, group.bundles[index]) for index in indexes]
             self._send(number, ReserveBundles(group.group_id, group.attempt, wanted))
 
-    def answered(
-        self, number: NodeNumber, group_id: PlacementGroupID, attempt: int, accepted: bool
-    ) -> None:
+    def answered(self, event: events.ReservationAnswered) -> None:
         """Take in whether a node has reserved what it was asked to."""
-        group = self._groups.get(group_id)
-        if group is None or group.attempt != attempt or number not in group.asked:
+        number = event.node
+        group = self._groups.get(event.group_id)
+        if group is None or group.attempt != event.attempt or number not in group.asked:
             return
-        if not accepted:
+        if not event.accepted:
             self._refused.add(number)
             self._has_news = True
             self._abandon(group, "another node has refused")

@@ -136,17 +136,11 @@ class GlobalScheduler:
             events.ActorReported: self._on_actor_reported,
             events.NameClaimed: self._on_name_claimed,
             events.NameAsked: self._on_name_asked,
-            events.GroupRequested: lambda event: self._groups.create(
-                event.node, event.message, self._now
-            ),
-            events.GroupRemovalRequested: lambda event: self._groups.remove(
-                event.node, event.number, event.group_id
-            ),
-            events.GroupsAsked: lambda event: self._groups.describe(event.node, event.number),
-            events.ReservationAnswered: lambda event: self._groups.answered(
-                event.node, event.group_id, event.attempt, event.accepted
-            ),
-            events.JobEnded: lambda event: self._groups.job_ended(event.job),
+            events.GroupRequested: self._groups.create,
+            events.GroupRemovalRequested: self._groups.remove,
+            events.GroupsAsked: self._groups.describe,
+            events.ReservationAnswered: self._groups.answered,
+            events.JobEnded: self._groups.job_ended,
             events.ClockTicked: self._on_tick,
         }
 
@@ -159,7 +153,7 @@ class GlobalScheduler:
         now : float
             Seconds since 1970.
         """
-        self._now = now
+        self._now = self._groups.now = now
         self._handlers[type(event)](event)
         self._serve_groups()
         if self._view_changed:
@@ -468,7 +462,7 @@ class GlobalScheduler:
 
     def _serve_groups(self) -> None:
         """Try to place groups, and what waited for a group that has changed."""
-        self._groups.advance(self._now)
+        self._groups.advance()
         changed = self._groups.take_changed()
         if changed and self._unplaced:
             items = self._unplaced.values()

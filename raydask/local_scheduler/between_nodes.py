@@ -360,10 +360,6 @@ class BetweenNodes:
         """Report how a guest has ended."""
         self.guests.ended(task, result)
 
-    def bring(self, task: TaskRecord) -> None:
-        """Bring a task's inputs here, where it shall run."""
-        self.lending.bring(task)
-
     def decline(self, task: TaskRecord) -> None:
         """Give a guest back that this node has no place for any more."""
         home = node_of_peer(task.submitter)

@@ -52,9 +52,6 @@ class Elsewhere(Protocol):
     def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Report how a task of another node has ended."""
 
-    def bring(self, task: TaskRecord) -> None:
-        """Bring a task's inputs here, where it shall run."""
-
     def decline(self, task: TaskRecord) -> None:
         """Give a guest back that this node has no place for any more."""
 

@@ -31,6 +31,7 @@ from raydask.local_scheduler.memory_watch import MemorySettings, MemoryWatch
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
+from raydask.local_scheduler.placements import Placements
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.records import (
     TaskRecord,
@@ -138,22 +139,28 @@ class LocalScheduler:
             journals.tasks,
             journals.record,
         )
-        self.room = Room(
-            room_settings,
-            store,
+        self.room = self._new_room(room_settings, paths)
+        self.tasks = self._work.records
+        self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._tell_drivers)
+        self._node = NodeNumber(node)
+        self._placements = Placements(
+            self._node, self._work, self.actors, self._passed_up, self._tell_drivers
+        )
+        self.between: BetweenNodes | None = None
+        self.draining: Draining | None = None
+        self._now = 0.0
+        self._handlers = self._table()
+
+    def _new_room(self, settings: RoomSettings, paths: Paths) -> Room:
+        return Room(
+            settings,
+            self.store,
             self.objects,
             self._outgoing,
             paths.spill_file,
             self._announce,
             self.pool.others_work,
         )
-        self.tasks = self._work.records
-        self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._tell_drivers)
-        self.between: BetweenNodes | None = None
-        self.draining: Draining | None = None
-        self._node = NodeNumber(node)
-        self._now = 0.0
-        self._handlers = self._table()
 
     def _table(self) -> dict[type, Callable[[Any], None]]:
         """Return what handles each event."""
@@ -187,8 +194,8 @@ class LocalScheduler:
             events.ActorFollowed: self._on_followed,
             events.KillActorRequested: self._on_kill_actor,
             events.ActorWasPlaced: self._on_actor_placed,
-            events.TasksFoundInfeasible: self._on_infeasible,
-            events.TasksPlaced: self._on_placed,
+            events.TasksFoundInfeasible: self._placements.found_infeasible,
+            events.TasksPlaced: self._placements.placed,
             events.BundlesWanted: self.bundles.reserve,
             events.BundlesUnwanted: self.bundles.give_back,
             events.GroupWasJudged: self.bundles.judged,
@@ -359,22 +366,6 @@ class LocalScheduler:
         worker = self.pool.workers.get(process)
         return worker.job if worker is not None else self._jobs.get(process, 0)
 
-    def _on_placed(self, event: events.TasksPlaced) -> None:
-        elsewhere: dict[tuple[int, int], list[TaskRecord]] = {}
-        for task_id, node in event.placements:
-            task = self._passed_up.take(task_id)
-            if task is None or task.state != TaskState.WAITING:
-                continue
-            if self.between is not None and self.between.takes_tasks(node):
-                elsewhere.setdefault((node, task.job), []).append(task)
-            elif node == self._node:
-                self._work.placed_here(task)
-            else:
-                self._work.passed_up.pass_up(task, self._work.now)  # the node has died meanwhile
-        for (node, _), tasks in elsewhere.items():
-            assert self.between is not None
-            self.between.lending.lend(node, tasks)
-
     def _on_global_scheduler(self, event: events.GlobalSchedulerCame) -> None:
         self._passed_up.ask_again()
         self.actors.report_all()
@@ -382,19 +373,6 @@ class LocalScheduler:
             self.between.lending.ask_again()
         if self.draining is not None:
             self.draining.say_so()
-
-    def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
-        for task_id in event.task_ids:
-            if event.final:
-                self._work.cannot_run(task_id, event.detail)
-                continue
-            task = self._passed_up.find(task_id)
-            if task is None:
-                continue
-            self._passed_up.doubt(task, event.detail, self._now)
-            strategy = task.template.template.strategy
-            if strategy is None or strategy.kind != "GROUP":  # of groups they are told once
-                self._tell_drivers(task.job, self._passed_up.notice(task, event.detail))
 
     def _tell_drivers(self, job: int | None, text: str) -> None:
         """Show a notice to a job's user, or to everybody."""
@@ -590,6 +568,7 @@ class LocalScheduler:
                 self._new_template,
                 self._end_job,
             )
+            self._placements.between = self.between
             self.between.draining = self.draining
         self.between.nodes_came(event.nodes)
 

@@ -32,7 +32,7 @@ from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict, death_of
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
-from raydask.local_scheduler.passing_up import PassedUpTasks, cannot_run
+from raydask.local_scheduler.passing_up import PassedUpTasks
 from raydask.local_scheduler.policy import order_key
 from raydask.local_scheduler.records import (
     ActorRecord,
@@ -203,9 +203,9 @@ class TaskTable:
         elif task.template.feasible:
             self._pool.ready(task)
         else:
-            self._find_place(task)
+            self.find_place(task)
 
-    def _find_place(self, task: TaskRecord) -> None:
+    def find_place(self, task: TaskRecord) -> None:
         """Ask for a place for a task, or take the one here that it has been given."""
         if not (task.is_guest or self.passed_up.stays(task)):
             self.passed_up.pass_up(task, self.now)
@@ -216,15 +216,6 @@ class TaskTable:
             self.elsewhere.decline(task)
         else:
             self.passed_up.pass_up(task, self.now)
-
-    def placed_here(self, task: TaskRecord) -> None:
-        """Run a task here that was passed up."""
-        self.passed_up.stay(task)
-        if task.away:
-            assert self.elsewhere is not None
-            self.elsewhere.bring(task)
-        else:
-            self._find_place(task)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -540,15 +531,6 @@ class TaskTable:
             task.error = result.error
         task.live += 1  # so that it is not forgotten before it is closed
         return True
-
-    def cannot_run(self, task_id: TaskID, detail: str) -> None:
-        """End a task or an actor that no node will ever run, for this reason."""
-        task = self.records.get(task_id)
-        actor = self._actors.creation_of(task) if task is not None else None
-        if actor is not None:
-            self.end_actor(actor, detail)
-        elif task is not None and task.state == TaskState.WAITING:
-            self.fail(task, cannot_run(task, detail))
 
     def dismiss(self, task: TaskRecord) -> None:
         """Forget a guest that has not begun: its home has it again."""
