@@ -22,7 +22,14 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
-from raydask.ids import ActorID, FunctionID, NodeNumber, ObjectID, TaskID
+from raydask.ids import (
+    ActorID,
+    FunctionID,
+    NodeNumber,
+    ObjectID,
+    PlacementGroupID,
+    TaskID,
+)
 
 SCHEMA_VERSION = 1
 
@@ -86,7 +93,7 @@ def kv_key(namespace: str, key: str) -> str:
     return f"kv:{_quoted(namespace)}:{key}"
 
 
-def placement_group_key(group_id: bytes) -> str:
+def placement_group_key(group_id: PlacementGroupID) -> str:
     """Return the key of a placement group's document."""
     return "placement_group:" + group_id.hex()
 
@@ -217,11 +224,11 @@ TABLES: tuple[Table, ...] = (
     ),
     Table(
         keys="placement_group:<group id>",
-        value="reserved for placement groups",
+        value="PlacementGroupEntry",
         writer="the global scheduler",
         readers="a restarted global scheduler",
-        deleted="when the group is removed",
-        crash="a restarted global scheduler frees what the group had reserved",
+        deleted="when the group is removed, or ends with its job",
+        crash="a restarted global scheduler compares it with what the nodes have reserved",
     ),
     Table(
         keys="counter:<name>",

@@ -40,6 +40,10 @@ class NodeRecord:
         Where other nodes connect to it; empty where they cannot.
     versions : dict of str to str
         What its processes run; empty until it has registered here.
+    reserved : dict of str to int
+        What placement groups have of its total.
+    turn : int
+        Counts what was spread: this, when the node had its last of it.
     lost_at : float or None
         When the connection ended; None while there is one.
     """
@@ -54,7 +58,9 @@ class NodeRecord:
         "queue_seconds",
         "queued",
         "reported",
+        "reserved",
         "total",
+        "turn",
         "versions",
     )
 
@@ -69,6 +75,8 @@ class NodeRecord:
         self.link = ""
         self.data = ""
         self.versions: dict[str, str] = {}
+        self.reserved: dict[str, int] = {}
+        self.turn = 0
         self.lost_at: float | None = None
 
     def document(self) -> bytes:

@@ -27,7 +27,13 @@ from raydask.config import Config
 from raydask.control import schema
 from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStore, ControlStoreUnavailableError
-from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decode
+from raydask.control.tables import (
+    ActorEntry,
+    NamedActorEntry,
+    NodeEntry,
+    PlacementGroupEntry,
+    decode,
+)
 from raydask.control.write_behind import WriteBehind
 from raydask.errors import ClusterUnavailableError, InternalError, UsageError
 from raydask.global_scheduler import events
@@ -53,7 +59,7 @@ _CLOSE_SECONDS = 1.0
 _PARENT_CHECK_SECONDS = 1.0
 _READ_AT_ONCE = 500
 
-_Entry = TypeVar("_Entry", NodeEntry, ActorEntry, NamedActorEntry)
+_Entry = TypeVar("_Entry", NodeEntry, ActorEntry, NamedActorEntry, PlacementGroupEntry)
 
 
 class GlobalSchedulerServer:
@@ -330,6 +336,7 @@ def _on_create_actor(node: NodeNumber, message: wire.CreateActor) -> events.Even
         message.max_restarts,
         message.detached,
         message.job,
+        message.strategy,
     )
 
 
@@ -356,19 +363,30 @@ _EVENTS: dict[type, Callable[[NodeNumber, Any], events.Event]] = {
     wire.LeaveCluster: _on_leave,
     wire.Demands: _on_demands,
     wire.PassUp: _on_pass_up,
+    wire.WithdrawTasks: lambda node, message: events.TasksWithdrawn(node, message.task_ids),
     wire.CreateActor: _on_create_actor,
     wire.ActorChanged: _on_actor_changed,
     wire.ClaimName: _on_claim_name,
     wire.FindActor: _on_find_actor,
+    wire.CreateGroup: events.GroupRequested,
+    wire.RemoveGroup: lambda node, message: events.GroupRemovalRequested(
+        node, message.number, message.group_id
+    ),
+    wire.ListGroups: lambda node, message: events.GroupsAsked(node, message.number),
+    wire.BundlesReserved: lambda node, message: events.ReservationAnswered(
+        node, message.group_id, message.attempt, message.accepted
+    ),
+    wire.JobEnded: lambda node, message: events.JobEnded(node, message.job),
 }
 
 
 def journals_of(writer: WriteBehind) -> Journals:
-    """Return new tables of the writer for nodes, actors and names."""
+    """Return new tables of the writer for nodes, actors, names and placement groups."""
     return Journals(
         writer.table(schema.node_key),
         writer.table(schema.actor_key),
         writer.table(lambda key: schema.named_actor_key(*key)),
+        writer.table(schema.placement_group_key),
     )
 
 
@@ -383,6 +401,7 @@ def reread(store: ControlStore) -> events.EntriesReread:
         list(_entries(store, schema.NODE_PREFIX, NodeEntry)),
         list(_entries(store, schema.ACTOR_PREFIX, ActorEntry)),
         list(_entries(store, schema.NAMED_ACTOR_PREFIX, NamedActorEntry)),
+        list(_entries(store, schema.PLACEMENT_GROUP_PREFIX, PlacementGroupEntry)),
     )
 
 

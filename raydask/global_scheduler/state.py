@@ -35,19 +35,16 @@ from raydask.control.tables import ActorState as ActorStateName
 from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Action, Disconnect, Persist, Send, WakeAfter
 from raydask.global_scheduler.departures import Departures
+from raydask.global_scheduler.groups import GroupTable
 from raydask.global_scheduler.leases import Lessor
 from raydask.global_scheduler.names import NameTable
 from raydask.global_scheduler.partings import Partings
-from raydask.global_scheduler.policy import (
-    best_node,
-    describe_infeasible,
-    is_feasible,
-    node_for_actor,
-    note_placement,
-)
+from raydask.global_scheduler.placing import Chooser, Refusal, Unplaced
+from raydask.global_scheduler.policy import note_placement
 from raydask.global_scheduler.records import ActorRecord, NameRecord, NodeRecord, RereadJournal
 from raydask.global_scheduler.silences import Silences
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
+from raydask.placement import ungrouped
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
     HAS_LEFT,
@@ -86,21 +83,7 @@ class Journals(NamedTuple):
     nodes: RereadJournal
     actors: RereadJournal
     names: RereadJournal
-
-
-class Unplaced:
-    """A task or an actor that wants a place, and the node that asked for one."""
-
-    __slots__ = ("identifier", "is_actor", "node", "reported", "wanted")
-
-    def __init__(
-        self, node: NodeNumber, identifier: TaskID, wanted: dict[str, int], is_actor: bool
-    ) -> None:
-        self.node = node
-        self.identifier = identifier
-        self.wanted = wanted
-        self.is_actor = is_actor
-        self.reported = False
+    groups: RereadJournal
 
 
 class GlobalScheduler:
@@ -134,6 +117,15 @@ class GlobalScheduler:
         self._names = NameTable(journals.names)
         self._unplaced: dict[TaskID, Unplaced] = {}
         self._actions: list[Action] = []
+        self._groups = GroupTable(
+            self._nodes,
+            journals.groups,
+            lambda node, message: self._actions.append(Send(node, message)),
+            lambda: self._actions.append(Persist()),
+            self._departures,
+            self._noted,
+        )
+        self._chooser = Chooser(self._nodes, self._buried, self._groups, self._departures)
         self._now = 0.0
         self._view_changed = False
         self._viewed_at = float("-inf")
@@ -146,10 +138,16 @@ class GlobalScheduler:
             events.NodeLeaves: self._on_leaves,
             events.DemandsStated: self._on_demands,
             events.TasksPassedUp: self._on_passed_up,
+            events.TasksWithdrawn: self._on_withdrawn,
             events.ActorRequested: self._on_actor_requested,
             events.ActorReported: self._on_actor_reported,
             events.NameClaimed: self._on_name_claimed,
             events.NameAsked: self._on_name_asked,
+            events.GroupRequested: self._groups.create,
+            events.GroupRemovalRequested: self._groups.remove,
+            events.GroupsAsked: self._groups.describe,
+            events.ReservationAnswered: self._groups.answered,
+            events.JobEnded: self._groups.job_ended,
             events.ClockTicked: self._on_tick,
         }
 
@@ -162,8 +160,9 @@ class GlobalScheduler:
         now : float
             Seconds since 1970.
         """
-        self._now = now
+        self._now = self._groups.now = now
         self._handlers[type(event)](event)
+        self._serve_groups()
         if self._view_changed:
             self._show_view()
         self._divide()
@@ -197,6 +196,7 @@ class GlobalScheduler:
         for actor in list(self._actors.values()):
             if not actor.is_dead and home_of(actor.actor_id) not in self._nodes:
                 self._presume_dead(actor, f"its node {home_of(actor.actor_id)} is dead")
+        self._groups.reread(event.groups)
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -236,6 +236,7 @@ class GlobalScheduler:
         self._view_changed = True
         # Before anything is placed there: those who asked must know the node.
         self._introduce(node, known)
+        self._groups.registered(node, message.bundles, message.jobs)
         self._place(list(self._unplaced.values()))
         self._actions.append(Send(node.number, self._view()))
 
@@ -282,6 +283,7 @@ class GlobalScheduler:
         node.queued = message.queued
         node.queue_seconds = message.queue_seconds
         self._lessor.report(node.number, message.available, message.lent)
+        self._groups.reported(node)
 
     def _on_lost(self, event: events.NodeLost) -> None:
         node = self._nodes.get(event.node)
@@ -290,6 +292,7 @@ class GlobalScheduler:
             self._view_changed = True
             self._silences.forget(node.number)
             self._lessor.await_node(node.number)
+            self._groups.lost(node.number)
 
     def _on_complained(self, event: events.NodeComplained) -> None:
         cause = self._buried.get(event.about)
@@ -371,6 +374,7 @@ class GlobalScheduler:
             if not actor.is_dead and home_of(actor.actor_id) == node.number:
                 self._presume_dead(actor, f"its node {node.number} is dead: {entry.death_cause}")
         self._names.lapse(self._now, dead=(node.number,))
+        self._groups.buried(node.number)
 
     def _connected(self) -> list[NodeRecord]:
         return [node for node in self._nodes.values() if node.lost_at is None]
@@ -388,7 +392,11 @@ class GlobalScheduler:
     def _view(self) -> ClusterView:
         return ClusterView(
             {
-                int(node.number): (node.total, dict(node.available), float(node.queued))
+                int(node.number): (
+                    ungrouped(node.total),
+                    ungrouped(node.available),
+                    float(node.queued),
+                )
                 for node in self._connected()
             }
         )
@@ -400,14 +408,15 @@ class GlobalScheduler:
             NodeStatus(
                 node.number,
                 node.lost_at is None,
-                in_units(node.total),
-                in_units(node.available),
+                in_units(ungrouped(node.total)),
+                in_units(ungrouped(node.available)),
                 node.entry.object_store_bytes,
                 node.reported.store_used,
                 node.reported.tasks,
                 node.reported.objects,
                 node.queued,
-                sum(item.reported and item.node == node.number for item in unplaced),
+                sum(item.reported and item.node == node.number for item in unplaced)
+                + self._groups.infeasible_of(node.number),
                 node.reported.workers,
                 node.reported.drivers,
                 node.entry.address,
@@ -436,46 +445,57 @@ class GlobalScheduler:
     # --- places -----------------------------------------------------------------------------
 
     def _on_passed_up(self, event: events.TasksPassedUp) -> None:
-        items = [Unplaced(event.node, task.task_id, task.resources, False) for task in event.tasks]
+        items = [
+            Unplaced(event.node, task.task_id, task.resources, False, task.strategy)
+            for task in event.tasks
+        ]
         self._unplaced.update((item.identifier, item) for item in items)
         self._place(items)
+
+    def _on_withdrawn(self, event: events.TasksWithdrawn) -> None:
+        for task_id in event.task_ids:
+            self._unplaced.pop(task_id, None)
 
     def _place(self, items: Iterable[Unplaced]) -> None:
         """Place what can be placed, and report what no node could run, once."""
         connected = self._departures.staying(self._connected())
         placed: dict[NodeNumber, list[tuple[TaskID, int]]] = {}
-        infeasible: dict[tuple[NodeNumber, frozenset[tuple[str, int]]], list[TaskID]] = {}
+        refused: dict[tuple[NodeNumber, Refusal], list[TaskID]] = {}
         for item in items:
             asking = self._nodes.get(item.node)
             if asking is None or asking.lost_at is not None:
                 continue  # it could not be told now
-            if item.is_actor and asking.number not in self._departures:
-                target = node_for_actor(connected, asking, item.wanted)
-            else:
-                target = best_node(connected, item.wanted)
-            if target is None and is_feasible(asking, item.wanted):
-                target = asking  # it leaves, and its own programs go on until they have ended
-            if target is not None:
+            target = self._chooser.choose(item, asking, connected)
+            if isinstance(target, NodeRecord):
                 del self._unplaced[item.identifier]
                 note_placement(target, item.wanted)
-                self._lessor.report(target.number, target.available, target.reported.lent)
+                self._noted(target)
                 if item.is_actor:
                     self._place_actor(ActorID(item.identifier), item.node, target.number)
                 else:
                     placed.setdefault(item.node, []).append((item.identifier, target.number))
-            elif not item.reported and not self._could_run(item.wanted):
+            elif target is not None and (target.final or not item.reported):
                 item.reported = True
-                demand = frozenset(item.wanted.items())
-                infeasible.setdefault((item.node, demand), []).append(item.identifier)
+                if target.final:
+                    del self._unplaced[item.identifier]
+                refused.setdefault((item.node, target), []).append(item.identifier)
         for node, placements in placed.items():
             self._actions.append(Send(node, Placed(placements)))
-        for (node, demand), identifiers in infeasible.items():
-            detail = describe_infeasible(self._nodes.values(), dict(demand))
-            self._actions.append(Send(node, Infeasible(identifiers, detail)))
+        for (node, refusal), identifiers in refused.items():
+            self._actions.append(Send(node, Infeasible(identifiers, *refusal)))
 
-    def _could_run(self, wanted: dict[str, int]) -> bool:
-        staying = self._departures.staying(self._nodes.values())
-        return any(is_feasible(node, wanted) for node in staying)
+    def _noted(self, node: NodeRecord) -> None:
+        """Have others know what is free at a node after something was placed there."""
+        self._view_changed = True
+        self._lessor.report(node.number, node.available, node.reported.lent)
+
+    def _serve_groups(self) -> None:
+        """Try to place groups, and what waited for a group that has changed."""
+        self._groups.advance()
+        changed = self._groups.take_changed()
+        if changed and self._unplaced:
+            items = self._unplaced.values()
+            self._place([item for item in items if item.group in changed])
 
     def _place_actor(self, actor_id: ActorID, asking: NodeNumber, target: NodeNumber) -> None:
         actor = self._actors.get(actor_id)
@@ -503,7 +523,7 @@ class GlobalScheduler:
         entry.detached = event.detached
         entry.node = 0
         self._actor_journal.put(actor.actor_id, actor)
-        item = Unplaced(event.node, TaskID(event.actor_id), event.resources, True)
+        item = Unplaced(event.node, TaskID(event.actor_id), event.resources, True, event.strategy)
         self._unplaced[item.identifier] = item
         self._place([item])
 

@@ -94,6 +94,7 @@ class ActorTable:
                     options.max_restarts,
                     options.detached,
                     creation.job,
+                    creation.template.template.strategy,
                 )
             )
         )

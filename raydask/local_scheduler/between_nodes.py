@@ -447,6 +447,12 @@ class BetweenNodes:
         for record in wanted_by(task, self._objects):
             self.fetching.want(record, urgent=False)
 
+    def decline(self, task: TaskRecord) -> None:
+        """Give a guest back that this node has no place for any more."""
+        home = node_of_peer(task.submitter)
+        self._work.dismiss(task)
+        self.borrowing.say(home, wire.GiveBack([task.spec.task_id]))
+
     def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
         """Cancel a task that another node has, with `recursive` also what it has submitted."""
         self.lending.cancel(task, force=force, recursive=recursive)

@@ -52,6 +52,9 @@ class Elsewhere(Protocol):
     def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Report how a task of another node has ended."""
 
+    def decline(self, task: TaskRecord) -> None:
+        """Give a guest back that this node has no place for any more."""
+
     def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
         """Cancel a task that another node has, with `recursive` also what it has submitted."""
 

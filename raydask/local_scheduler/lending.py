@@ -191,6 +191,10 @@ class Lending:
         patience = max(_LEAST_PATIENCE, size / _BANDWIDTH)
         self._shape_of(task).bind(task, best, now + patience)
 
+    def bring(self, task: TaskRecord) -> None:
+        """Have a task's inputs brought here, where it shall run."""
+        self._bring(wanted_by(task, self._objects))
+
     def _bring(self, records: Iterable[ObjectRecord]) -> None:
         for record in records:
             self._fetching.want(record, urgent=False)
@@ -225,7 +229,7 @@ class Lending:
         """Lend what can be lent, and say what else is wanted; called after each event."""
         self._now = now
         for key, queue in self._pool.queues.items():
-            if queue and key not in self._shapes and not (key[1] or key[2]):
+            if queue and key not in self._shapes and not (key[1] or key[2] or key[4]):
                 head = queue.head()
                 assert head is not None
                 self._shape_of(head)
@@ -305,7 +309,7 @@ class Lending:
     def _recall(self, now: float) -> None:
         """Recall tasks that wait where nothing gets on, if they could begin elsewhere."""
         for key, shape in self._shapes.items():
-            if not shape.lent or shape.waiting or self._pool.queue_of(key):
+            if not shape.lent or shape.waiting or key[4] or self._pool.queue_of(key):
                 continue
             if shape.has_idle_slots or self._pool.resources.how_often(shape.resources, 1):
                 for node, count in shape.stuck(now, _RECALL_SECONDS):
@@ -338,6 +342,8 @@ class Lending:
         passed = now - self._reported_at
         due = not 0 <= passed < _REPORT_SECONDS
         for key, shape in self._shapes.items():
+            if key[4]:
+                continue  # these need no lease
             count = self._count(key, shape)
             # Tasks that are bound do not wait long for a lease where their inputs are.
             elsewhere = bool(shape.bound) and not shape.preferred.issuperset(shape.bound)

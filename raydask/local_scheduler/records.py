@@ -54,8 +54,15 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING: frozenset(
         (TaskState.READY, TaskState.LENT, TaskState.FAILED, TaskState.CANCELLED)
     ),
+    # Back to WAITING: its placement group has lost the place where it was to run.
     TaskState.READY: frozenset(
-        (TaskState.ASSIGNED, TaskState.LENT, TaskState.FAILED, TaskState.CANCELLED)
+        (
+            TaskState.ASSIGNED,
+            TaskState.LENT,
+            TaskState.WAITING,
+            TaskState.FAILED,
+            TaskState.CANCELLED,
+        )
     ),
     # Given back, or its node has died: back to where its inputs let it be.
     TaskState.LENT: frozenset(
@@ -98,10 +105,12 @@ class TemplateRecord:
             template.kind == TaskKind.ACTOR_CREATION,
             home,
             tuple(sorted(template.resources.items())),
+            template.strategy is not None,
         )
-        """What its tasks are alike in; the third is the node that lends them, 0: this one."""
+        """What its tasks are alike in; the third is the node that lends them, 0: this one, and
+        the last says whether the global scheduler has placed them."""
         self.feasible = True
-        """Whether this node could ever run its tasks."""
+        """Whether this node could ever run its tasks, and may do so without asking."""
         self.cost: float | None = None
         """Seconds that a call takes, averaged; None before the first has ended."""
         # A task that must not be run twice may not stand behind another when its worker

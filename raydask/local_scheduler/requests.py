@@ -12,11 +12,12 @@ import msgspec
 
 from raydask.control import tables
 from raydask.errors import RaydaskError, UsageError
-from raydask.ids import ActorID, ProcessNumber, TaskID
+from raydask.ids import ActorID, PlacementGroupID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
 from raydask.local_scheduler.call_sites import CallSiteTable
 from raydask.local_scheduler.memory_report import Surroundings, report
 from raydask.local_scheduler.process_memory import private_memory
+from raydask.placement import ungrouped
 from raydask.serialization import serialize_error
 from raydask.task import in_units
 from raydask.wire import messages as wire
@@ -43,6 +44,9 @@ class _Document:
         return tables.encode(self.entry)
 
 
+_Question = wire.ClaimName | wire.FindActor | wire.CreateGroup | wire.RemoveGroup | wire.ListGroups
+
+
 class RequestDesk:
     """Answers the requests of one node's processes.
 
@@ -66,6 +70,9 @@ class RequestDesk:
             "kill_actor": self._kill_actor,
             "claim_name": self._claim_name,
             "get_actor": self._get_actor,
+            "create_group": self._create_group,
+            "remove_group": self._remove_group,
+            "groups": self._groups,
             "nodes": self._nodes,
             "resources": self._resources,
             "memory": self._memory,
@@ -226,7 +233,7 @@ class RequestDesk:
         name, namespace = msgspec.msgpack.decode(payload, type=tuple[str, str])
         return self._ask(peer, number, wire.FindActor(0, name, namespace))
 
-    def _ask(self, peer: Peer, number: int, message: wire.ClaimName | wire.FindActor) -> object:
+    def _ask(self, peer: Peer, number: int, message: _Question) -> object:
         self._numbers += 1
         message.number = self._numbers
         self._asked[self._numbers] = (peer.process, number, message)
@@ -238,6 +245,19 @@ class RequestDesk:
         for _, _, message in self._asked.values():
             self._server.cluster.send(message)
 
+    # --- placement groups -----------------------------------------------------------------
+
+    def _create_group(self, peer: Peer, number: int, payload: bytes) -> object:
+        message = msgspec.msgpack.decode(payload, type=wire.CreateGroup)
+        return self._ask(peer, number, message)
+
+    def _remove_group(self, peer: Peer, number: int, payload: bytes) -> object:
+        group_id = msgspec.msgpack.decode(payload, type=bytes)
+        return self._ask(peer, number, wire.RemoveGroup(0, PlacementGroupID(group_id)))
+
+    def _groups(self, peer: Peer, number: int, payload: bytes) -> object:
+        return self._ask(peer, number, wire.ListGroups(0))
+
     # --- the cluster ----------------------------------------------------------------------
 
     def on_global_message(self, message: Any) -> None:
@@ -247,6 +267,13 @@ class RequestDesk:
             if asked is not None:
                 process, number, _ = asked
                 self.answer(process, number, (message.actor_id, message.handle))
+        elif isinstance(message, wire.GroupsAnswered):
+            asked = self._asked.pop(message.number, None)
+            if asked is not None:
+                process, number, _ = asked
+                refusal = message.refusal
+                error = serialize_error(UsageError(refusal)) if refusal else b""
+                self.answer(process, number, message.groups, error)
         elif isinstance(message, wire.ClusterView):
             self._view = message.nodes
 
@@ -262,8 +289,8 @@ class RequestDesk:
         own = NodeStatus(
             server.identity.number,
             True,
-            in_units(pool.resources.total),
-            in_units(pool.resources.available),
+            in_units(ungrouped(pool.resources.total)),
+            in_units(ungrouped(pool.resources.available)),
             server.identity.arena_size,
             server.store.used,
             len(core.tasks),
@@ -280,7 +307,7 @@ class RequestDesk:
     def _resources(self, peer: Peer, number: int, payload: bytes) -> object:
         total = msgspec.msgpack.decode(payload, type=bool)
         ours = self._server.core.pool.resources
-        summed = dict(ours.total if total else ours.available)
+        summed = ungrouped(ours.total if total else ours.available)
         for node, (all_of, free, _) in self._view.items():
             if node != self._server.identity.number:
                 for name, amount in (all_of if total else free).items():

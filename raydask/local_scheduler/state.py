@@ -15,16 +15,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
-from raydask.ids import ActorID, NodeNumber, ObjectID, ProcessNumber, TaskID, home_of
+from raydask.ids import (
+    ActorID,
+    NodeNumber,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    home_of,
+    home_of_job,
+)
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import Action, EndProcess, Send
+from raydask.local_scheduler.actions import Action, EndProcess, Send, SendGlobal
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.bundles import BundleTable
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.memory_watch import MemorySettings, MemoryWatch
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
+from raydask.local_scheduler.placements import Placements
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.records import (
     TaskRecord,
@@ -40,6 +50,7 @@ from raydask.serialization import serialize_error
 from raydask.task import TaskTemplate
 from raydask.wire.messages import (
     ActorState,
+    JobEnded,
     JobSettings,
     Notice,
     Reply,
@@ -136,21 +147,28 @@ class LocalScheduler:
             journals.tasks,
             journals.record,
         )
-        self.room = Room(
-            room_settings,
-            store,
+        self.room = self._new_room(room_settings, paths)
+        self.tasks = self._work.records
+        self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._tell_drivers)
+        self._node = NodeNumber(node)
+        self._placements = Placements(
+            self._node, self._work, self.actors, self._passed_up, self._tell_drivers
+        )
+        self.between: BetweenNodes | None = None
+        self.draining: Draining | None = None
+        self._now = 0.0
+        self._handlers = self._table()
+
+    def _new_room(self, settings: RoomSettings, paths: Paths) -> Room:
+        return Room(
+            settings,
+            self.store,
             self.objects,
             self._outgoing,
             paths.spill_file,
             self._announce,
             self.pool.others_work,
         )
-        self.tasks = self._work.records
-        self.between: BetweenNodes | None = None
-        self.draining: Draining | None = None
-        self._node = NodeNumber(node)
-        self._now = 0.0
-        self._handlers = self._table()
 
     def _table(self) -> dict[type, Callable[[Any], None]]:
         """Return what handles each event."""
@@ -186,8 +204,11 @@ class LocalScheduler:
             events.ActorFollowed: self._on_followed,
             events.KillActorRequested: self._on_kill_actor,
             events.ActorWasPlaced: self._on_actor_placed,
-            events.TasksFoundInfeasible: self._on_infeasible,
-            events.TasksPlaced: self._on_placed,
+            events.TasksFoundInfeasible: self._placements.found_infeasible,
+            events.TasksPlaced: self._placements.placed,
+            events.BundlesWanted: self.bundles.reserve,
+            events.BundlesUnwanted: self.bundles.give_back,
+            events.GroupWasJudged: self.bundles.judged,
             events.GlobalSchedulerCame: self._on_global_scheduler,
             events.WorkerMeasured: self._on_worker_measured,
             events.MemoryMeasured: lambda event: self.memory.measured(event, self._now),
@@ -259,6 +280,8 @@ class LocalScheduler:
 
     def _end_job(self, job: int) -> None:
         """End a job's tasks, workers and actors, but not its detached actors."""
+        if home_of_job(job) == self._node:
+            self._outgoing.actions.append(SendGlobal(JobEnded(job)))
         actors = list(self.actors.records.values())
         kept = [actor for actor in actors if actor.detached and actor.state != ActorState.DEAD]
         kept_tasks = {actor.creation for actor in kept}
@@ -289,6 +312,7 @@ class LocalScheduler:
         if job not in kept_jobs:
             if self.between is not None:
                 self.between.job_ended(job)
+            self.bundles.job_ended(job)
             self.pool.forget_job(job)
             self._functions.forget_job(job)
             self._job_has_ended = True
@@ -353,28 +377,13 @@ class LocalScheduler:
     def _new_template(self, template: TaskTemplate, job: int, home: int = 0) -> TemplateRecord:
         self._template_count += 1
         record = TemplateRecord(self._template_count, template, job, home)
-        record.feasible = self.pool.resources.feasible(template.resources)
+        is_ours_to_place = template.strategy is None
+        record.feasible = is_ours_to_place and self.pool.resources.feasible(template.resources)
         return record
 
     def _job_of(self, process: ProcessNumber) -> int:
         worker = self.pool.workers.get(process)
         return worker.job if worker is not None else self._jobs.get(process, 0)
-
-    def _on_placed(self, event: events.TasksPlaced) -> None:
-        elsewhere: dict[tuple[int, int], list[TaskRecord]] = {}
-        for task_id, node in event.placements:
-            task = self._passed_up.take(task_id)
-            if task is None or task.state != TaskState.WAITING:
-                continue
-            if self.between is not None and self.between.takes_tasks(node):
-                elsewhere.setdefault((node, task.job), []).append(task)
-            elif task.template.feasible:
-                self.pool.ready(task)
-            else:
-                self._work.passed_up.pass_up(task, self._work.now)  # the node has died meanwhile
-        for (node, _), tasks in elsewhere.items():
-            assert self.between is not None
-            self.between.lending.lend(node, tasks)
 
     def _on_global_scheduler(self, event: events.GlobalSchedulerCame) -> None:
         self._passed_up.ask_again()
@@ -383,13 +392,6 @@ class LocalScheduler:
             self.between.lending.ask_again()
         if self.draining is not None:
             self.draining.say_so()
-
-    def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
-        for task_id in event.task_ids:
-            task = self._passed_up.find(task_id)
-            if task is None:
-                continue
-            self._tell_drivers(task.job, self._passed_up.notice(task, event.detail))
 
     def _tell_drivers(self, job: int | None, text: str) -> None:
         """Show a notice to a job's user, or to everybody."""
@@ -520,7 +522,7 @@ class LocalScheduler:
                 alive |= self.between.guests.jobs.keys() | self.between.hosting.jobs
             for job in self.pool.job_settings.keys() - self._jobs.values() - alive:
                 self._end_job(job)
-        for task, error in self._passed_up.take_overdue(self._now):
+        for task, error in self._passed_up.overdue(self._now):
             self._work.fail(task, error)
         if self._job_has_ended:
             self._job_has_ended = False
@@ -553,6 +555,11 @@ class LocalScheduler:
         else:
             self.actors.kill(actor, "raydask.kill() ended its process", no_restart=False)
 
+    @property
+    def jobs(self) -> list[int]:
+        """The jobs of this node that have not ended."""
+        return [job for job in self.pool.job_settings if home_of_job(job) == self._node]
+
     # --- memory and load ------------------------------------------------------------------
 
     def _on_worker_measured(self, event: events.WorkerMeasured) -> None:
@@ -560,8 +567,8 @@ class LocalScheduler:
 
     @property
     def infeasible(self) -> int:
-        """How many tasks and actors wait for a node that can run them."""
-        return len(self._passed_up)
+        """How many tasks, actors and placement groups wait for nodes that could have them."""
+        return self._passed_up.infeasible + len(self.bundles.infeasible)
 
     @property
     def is_busy(self) -> bool:
@@ -600,6 +607,7 @@ class LocalScheduler:
                 self._end_job,
                 self._kill_actor,
             )
+            self._placements.between = self.between
             self.between.draining = self.draining
         self.between.nodes_came(event.nodes)
 

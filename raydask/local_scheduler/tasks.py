@@ -205,6 +205,18 @@ class TaskTable:
         elif task.template.feasible:
             self._pool.ready(task)
         else:
+            self.find_place(task)
+
+    def find_place(self, task: TaskRecord) -> None:
+        """Ask for a place for a task, or take the one here that it has been given."""
+        if not (task.is_guest or self.passed_up.stays(task)):
+            self.passed_up.pass_up(task, self.now)
+        elif self._pool.resources.feasible(task.template.template.resources):
+            self._pool.ready(task)
+        elif task.is_guest:
+            assert self.elsewhere is not None
+            self.elsewhere.decline(task)
+        else:
             self.passed_up.pass_up(task, self.now)
 
     # --- values ---------------------------------------------------------------------------
@@ -337,7 +349,7 @@ class TaskTable:
         spec = task.spec
         objects = self._objects
         self._interruptions.forget(task)
-        self.passed_up.take(spec.task_id)
+        self.passed_up.withdraw(spec.task_id)
         if task.away and self.elsewhere is not None:
             self.elsewhere.closed(task)
         drop = objects.drop_for_guest if task.is_guest else objects.drop
@@ -479,7 +491,7 @@ class TaskTable:
         doom = self._interruptions.doom_of(task)
         if doom is not None:
             self.fail(task, doom, TaskState.CANCELLED)
-        elif self.elsewhere is None:
+        elif self.elsewhere is None and task.template.feasible:
             self._pool.ready(task)
         else:
             self._find_inputs(task)

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from raydask.ids import ActorID, FunctionID, ObjectID, TaskID
+from raydask.ids import ActorID, FunctionID, ObjectID, PlacementGroupID, TaskID
+from raydask.placement import GroupStrategy, Strategy
 from raydask.task import TaskSpec, TaskTemplate
 
 
@@ -508,7 +509,8 @@ class RegisterNode(msgspec.Struct, array_like=True):
     ``link`` and ``data`` are where other nodes connect to it, as ``HOST:PORT``: for messages and
     for objects; empty where no other can.  ``cluster`` is the identity of the cluster that it
     is part of; empty: of whichever this is.  ``versions`` are by names of
-    ``raydask.wire.versions``.
+    ``raydask.wire.versions``.  ``bundles`` are those that it has reserved, with their numbers in
+    their groups, and ``jobs`` are its own that have not ended.
     """
 
     node: int
@@ -523,6 +525,8 @@ class RegisterNode(msgspec.Struct, array_like=True):
     data: str = ""
     cluster: str = ""
     versions: dict[str, str] = {}
+    bundles: list[tuple[PlacementGroupID, int]] = []
+    jobs: list[int] = []
 
 
 class Heartbeat(msgspec.Struct, array_like=True):
@@ -547,11 +551,15 @@ class Heartbeat(msgspec.Struct, array_like=True):
 
 
 class PassedUp(msgspec.Struct, array_like=True):
-    """A task that the local scheduler cannot run: name and resources decide its place."""
+    """A task that the local scheduler cannot run, or that is not for it to place.
+
+    Resources and strategy decide its place.
+    """
 
     task_id: TaskID
     name: str
     resources: dict[str, int]
+    strategy: Strategy | None = None
 
 
 class PassUp(msgspec.Struct, array_like=True):
@@ -559,6 +567,12 @@ class PassUp(msgspec.Struct, array_like=True):
 
     node: int
     tasks: list[PassedUp]
+
+
+class WithdrawTasks(msgspec.Struct, array_like=True):
+    """Tasks that were passed up have ended: they want no place any more."""
+
+    task_ids: list[TaskID]
 
 
 class CreateActor(msgspec.Struct, array_like=True):
@@ -573,6 +587,7 @@ class CreateActor(msgspec.Struct, array_like=True):
     max_restarts: int
     detached: bool
     job: int
+    strategy: Strategy | None = None
 
 
 class ClaimName(msgspec.Struct, array_like=True):
@@ -615,10 +630,14 @@ class Placed(msgspec.Struct, array_like=True):
 
 
 class Infeasible(msgspec.Struct, array_like=True):
-    """No node could run these tasks; ``detail`` says what they ask for and what there is."""
+    """No node could run these tasks; ``detail`` says what they ask for and what there is.
+
+    ``final`` says that none ever will: they fail at once.
+    """
 
     task_ids: list[TaskID]
     detail: str
+    final: bool = False
 
 
 class ActorPlaced(msgspec.Struct, array_like=True):
@@ -726,6 +745,102 @@ class Leases(msgspec.Struct, array_like=True):
     """Leases that have changed, for the node whose demands they answer."""
 
     leases: list[Lease]
+
+
+# --- placement groups: the node and the global scheduler -------------------------------------
+
+
+class PlacementGroupInfo(msgspec.Struct, array_like=True):
+    """A placement group, for whoever asks; the fields are those of ``PlacementGroupEntry``.
+
+    ``infeasible`` says why the cluster could not hold it; empty if it could.
+    """
+
+    group_id: PlacementGroupID
+    state: str
+    strategy: str
+    job: int
+    bundles: list[dict[str, int]]
+    nodes: list[int]
+    name: str
+    namespace: str
+    detached: bool
+    infeasible: str
+
+
+class CreateGroup(msgspec.Struct, array_like=True):
+    """A process wants these bundles reserved; ``GroupsAnswered`` with the number answers."""
+
+    number: int
+    group_id: PlacementGroupID
+    bundles: list[dict[str, int]]
+    strategy: GroupStrategy
+    name: str
+    namespace: str
+    job: int
+    detached: bool
+
+
+class RemoveGroup(msgspec.Struct, array_like=True):
+    """A process wants a group no more; ``GroupsAnswered`` with the number answers."""
+
+    number: int
+    group_id: PlacementGroupID
+
+
+class ListGroups(msgspec.Struct, array_like=True):
+    """Which placement groups are there?  ``GroupsAnswered`` with the number answers."""
+
+    number: int
+
+
+class GroupsAnswered(msgspec.Struct, array_like=True):
+    """Answer to the three above; ``refusal`` is not empty if it could not be done."""
+
+    number: int
+    groups: list[PlacementGroupInfo]
+    refusal: str = ""
+
+
+class GroupJudged(msgspec.Struct, array_like=True):
+    """The cluster cannot hold a placement group of the receiver's, or, empty, now it can."""
+
+    group_id: PlacementGroupID
+    job: int
+    infeasible: str
+
+
+class ReserveBundles(msgspec.Struct, array_like=True):
+    """Reserve these bundles of a group, all or none; ``BundlesReserved`` answers.
+
+    They are pairs of a bundle's number in the group and its resources; ``attempt`` comes back.
+    """
+
+    group_id: PlacementGroupID
+    attempt: int
+    bundles: list[tuple[int, dict[str, int]]]
+
+
+class BundlesReserved(msgspec.Struct, array_like=True):
+    """Whether a node has reserved what it was asked to."""
+
+    group_id: PlacementGroupID
+    attempt: int
+    accepted: bool
+
+
+class ReturnBundles(msgspec.Struct, array_like=True):
+    """These bundles of a group are wanted no more, and what runs in them ends: ``cause``."""
+
+    group_id: PlacementGroupID
+    indexes: list[int]
+    cause: str
+
+
+class JobEnded(msgspec.Struct, array_like=True):
+    """A job of the sender's has ended."""
+
+    job: int
 
 
 # --- nodes to one another -------------------------------------------------------------------
@@ -1128,5 +1243,15 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     EndActorProcess,
     KillActor,
     ReturnValues,
+    CreateGroup,
+    RemoveGroup,
+    ListGroups,
+    GroupsAnswered,
+    GroupJudged,
+    ReserveBundles,
+    BundlesReserved,
+    ReturnBundles,
+    JobEnded,
+    WithdrawTasks,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""
