@@ -113,6 +113,7 @@ class Cluster:
             link,
             data,
             "mine",
+            {},
             bundles or [],
             jobs or [],
         )
