@@ -116,6 +116,8 @@ class Fetching:
         self._fetches: dict[int, ObjectRecord] = {}
         """By number: those that have room or wait for it."""
         self._queued: dict[ObjectID, ObjectRecord] = {}
+        self._urgent: dict[ObjectID, None] = {}
+        """Of what is queued, what a process waits for."""
         self._abandoned: dict[int, int] = {}
         """Fetches that nobody wants any more and that wait for room, and for how much."""
         self._remnants: dict[int, _Remnant] = {}
@@ -137,15 +139,17 @@ class Fetching:
             return
         fetch = remote.fetch
         if fetch is not None:
-            fetch.urgent = fetch.urgent or urgent
+            if urgent and record.object_id in self._queued:
+                self._urgent[record.object_id] = None
             return
         if not remote.exists:
             self.ask_home(record)
             return
         self._numbers += 1
         fetch = remote.fetch = Fetch(self._numbers, record.object_id)
-        fetch.urgent = urgent
         self._queued[record.object_id] = record
+        if urgent:
+            self._urgent[record.object_id] = None
 
     def ask_home(self, record: ObjectRecord) -> None:
         """Ask an object's home for it, or where it is."""
@@ -194,6 +198,7 @@ class Fetching:
         assert remote is not None
         remote.fetch = None
         self._queued.pop(record.object_id, None)
+        self._urgent.pop(record.object_id, None)
         self._refuse_followers(fetch)
         if self._fetches.pop(fetch.number, None) is None:
             return
@@ -239,6 +244,7 @@ class Fetching:
             if self._fetches and self._bytes + remote.size > self._limit:
                 return
             del self._queued[record.object_id]
+            self._urgent.pop(record.object_id, None)
             self._fetches[remote.fetch.number] = record
             self._bytes += remote.size
             self._room.request(_ITSELF, remote.fetch.number, remote.size, now)
@@ -255,11 +261,7 @@ class Fetching:
                 self._ask_source(record, fetch)
 
     def _next(self) -> ObjectRecord:
-        for record in self._queued.values():
-            if record.remote is not None and record.remote.fetch is not None:
-                if record.remote.fetch.urgent:
-                    return record
-        return next(iter(self._queued.values()))
+        return self._queued[next(iter(self._urgent or self._queued))]
 
     def room_answered(self, number: int, offset: int, error: bytes) -> None:
         """Go on with a fetch that has room now, or fail it."""

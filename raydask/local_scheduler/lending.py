@@ -44,6 +44,10 @@ _LEAST_PATIENCE = 0.005
 _SOON_SECONDS = 0.01
 """What begins here within this time is not demanded of others."""
 _REPORT_SECONDS = 0.1
+_WORTH_A_SLOT = 0.02
+"""The seconds that a task of unknown duration counts for: it shall have a slot for itself."""
+_MOST_NAMED = 1024
+"""Of how many nodes the global scheduler is told that inputs are there."""
 _GROWTH_SECONDS = 0.005
 """After so much time more demand is reported, if it is a lot more; as leases are not divided more
 often."""
@@ -51,10 +55,10 @@ _GROWTH = 1.25
 _RECALL_SECONDS = 0.05
 """After so much time without an end of any, tasks that wait at a node are recalled."""
 _MOST_RECALLED = 256
+_MOST_COMING = 64
+"""Tasks whose inputs are brought here together."""
 _SAMPLE = 16
 """How many tasks of a queue are looked at to say how long they take."""
-_MOST_NAMED = 8
-"""How many nodes are named at which the inputs of tasks are."""
 _SCANNED = 64
 """How many tasks that should stay are looked at for one that may go."""
 
@@ -184,12 +188,17 @@ class Lending:
             self._work.passed_up.pass_up(task, self._work.now)
             return
         best = max(at, key=at.__getitem__, default=0)
-        if not best or at[best] <= here:
+        if not best:
             self._bring(away)
             return
         size = sum(record.remote.size for record in away if record.remote is not None)
-        patience = max(_LEAST_PATIENCE, size / _BANDWIDTH)
-        self._shape_of(task).bind(task, best, now + patience)
+        transfer = size / _BANDWIDTH
+        cost = task.template.cost
+        seconds = _WORTH_A_SLOT if cost is None else cost + transfer
+        patience = max(_LEAST_PATIENCE, transfer)
+        if at[best] <= here:
+            best, patience = self._node, 0.0
+        self._shape_of(task).bind(task, best, now + patience, seconds)
 
     def bring(self, task: TaskRecord) -> None:
         """Have a task's inputs brought here, where it shall run."""
@@ -213,6 +222,7 @@ class Lending:
         shape = self._shapes.get(task.template.shape)
         if shape is not None:
             shape.unbind(task)
+            shape.coming.discard(task.spec.task_id)
 
     # --- leases ---------------------------------------------------------------------------
 
@@ -263,8 +273,12 @@ class Lending:
 
     def _lend_ready(self, shape: Shape, queue: ReadyQueue) -> None:
         """Lend what is ready here and waits for a worker."""
-        seconds = shape.seconds
-        wait = 0.0 if seconds is None else seconds * len(queue) / max(1, len(queue.workers))
+        head = queue.head()
+        cost = head.template.cost if head is not None else None
+        if cost is None:
+            wait = _WORTH_A_SLOT
+        else:
+            wait = cost * len(queue) / max(1, len(queue.workers))
         most = max(_LARGE, int(wait * _BANDWIDTH / 2))
 
         def may_go(task: TaskRecord) -> bool:
@@ -290,10 +304,14 @@ class Lending:
 
     def _run_anywhere(self, shape: Shape, now: float) -> None:
         """Run tasks that have waited long enough for where their inputs are, if they could run."""
-        room = self._pool.resources.how_often(shape.resources, _SCANNED)
+        resources = self._pool.resources
+        if self._node in shape.bound:
+            # As many as could run here at once may be on their way, so that no worker waits.
+            slots = resources.how_often_in_all(shape.resources, _MOST_COMING)
+            self._take_in(shape, shape.take_bound(self._node, slots - len(shape.coming)))
+        room = resources.how_often(shape.resources, _MOST_COMING) - len(shape.coming)
         if room > 0:
-            for task in shape.impatient(now, room):
-                self._bring(wanted_by(task, self._objects))
+            self._take_in(shape, shape.impatient(now, room))
         while shape.open and shape.waiting:
             node = next(iter(shape.open))
             known = shape.nodes[node]
@@ -306,6 +324,12 @@ class Lending:
                 shape.close(node)
             self._send(node, tasks)
 
+    def _take_in(self, shape: Shape, tasks: list[TaskRecord]) -> None:
+        """Have the inputs of tasks brought here, which will run here then."""
+        for task in tasks:
+            shape.coming.add(task.spec.task_id)
+            self._bring(wanted_by(task, self._objects))
+
     def _recall(self, now: float) -> None:
         """Recall tasks that wait where nothing gets on, if they could begin elsewhere."""
         for key, shape in self._shapes.items():
@@ -315,11 +339,16 @@ class Lending:
                 for node, count in shape.stuck(now, _RECALL_SECONDS):
                     self._recall_from(node, key, min(count, _MOST_RECALLED))
 
+    def _has_stored_inputs(self, task: TaskRecord) -> bool:
+        """Say whether a task has inputs that have been, or are being, moved to where it is."""
+        values = (self._objects.records[each].value for each in task.spec.dependencies)
+        return any(value is None or value.kind in (_STORED, _SPILLED) for value in values)
+
     def _recall_from(self, node: int, key: tuple[Any, ...], count: int) -> None:
         latest = (
             task_id
             for task_id, task in reversed(self.lent[node].items())
-            if task.template.shape == key
+            if task.template.shape == key and not self._has_stored_inputs(task)
         )
         task_ids = list(islice(latest, count))
         if task_ids:
@@ -344,7 +373,7 @@ class Lending:
         for key, shape in self._shapes.items():
             if key[4]:
                 continue  # these need no lease
-            count = self._count(key, shape)
+            count, seconds = self._estimate(key, shape)
             # Tasks that are bound do not wait long for a lease where their inputs are.
             elsewhere = bool(shape.bound) and not shape.preferred.issuperset(shape.bound)
             if count == shape.reported and not elsewhere:
@@ -355,24 +384,26 @@ class Lending:
                 shape.reported = count
                 shape.preferred = frozenset(shape.bound)
                 nodes = shape.nodes_of_bound(_MOST_NAMED) if shape.bound else []
-                queue = self._pool.queue_of(key)
-                mean = queue.mean_cost(_SAMPLE) if queue else None
-                shape.seconds = shape.seconds if mean is None else mean
-                seconds = -1.0 if shape.seconds is None else shape.seconds
+                nodes = [node for node in nodes if node != self._node]
                 changed.append(ShapeDemand(shape.number, shape.resources, count, seconds, nodes))
         if changed:
             self._reported_at = now
             self._demand(changed)
 
-    def _count(self, key: tuple[Any, ...], shape: Shape) -> int:
-        """Return how many tasks wait for others to run them, and are with others already."""
+    def _estimate(self, key: tuple[Any, ...], shape: Shape) -> tuple[int, float]:
+        """Return how many tasks wait for others to run them, or are with others already.
+
+        And for how many seconds one uses a slot, on average.
+        """
         count = shape.waiting + shape.lent
+        seconds = shape.bound_seconds + shape.lent_seconds
         queue = self._pool.queue_of(key)
         if queue:
             cost = queue.mean_cost(_SAMPLE)
             if cost is None or len(queue) * cost > _SOON_SECONDS * max(1, len(queue.workers)):
                 count += len(queue)
-        return count
+                seconds += len(queue) * (_WORTH_A_SLOT if cost is None else cost)
+        return count, seconds / count if count else -1.0
 
     def _demand(self, demands: list[ShapeDemand]) -> None:
         self._outgoing.actions.append(SendGlobal(wire.Demands(demands)))
@@ -396,7 +427,8 @@ class Lending:
 
     def _count_lent(self, shape: Shape, node: int, task: TaskRecord) -> None:
         # The estimate stays with the task: as much is taken off again when it has ended.
-        task.cost = task.template.cost or 0.0
+        cost = task.template.cost
+        task.cost = _WORTH_A_SLOT if cost is None else cost
         shape.lend(node, task.cost, self._now)
         self.lent.setdefault(node, {})[task.spec.task_id] = task
 
@@ -459,8 +491,6 @@ class Lending:
                 if kept:
                     self._tell(node, wire.Forget(kept))
                 continue
-            if task.template.cost is not None:
-                self._shape_of(task).seconds = task.template.cost
             for value in result.values:
                 self.deliver(node, value)
             self._work.close_delivered(task)

@@ -284,6 +284,13 @@ class Resources:
                     free[device] -= share
         return limit
 
+    def how_often_in_all(self, wanted: Mapping[str, int], limit: int) -> int:
+        """Return how many times the node could give this were it empty, at most `limit` times."""
+        for name, amount in wanted.items():
+            if amount:
+                limit = min(limit, self.total.get(name, 0) // amount)
+        return limit
+
     def allocate(self, wanted: Mapping[str, int]) -> None:
         """Give."""
         available = self.available

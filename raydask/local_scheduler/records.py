@@ -380,8 +380,6 @@ class Fetch:
     ----------
     number : int
         Of the pull.
-    urgent : bool
-        Whether a process waits for it.
     offset : int
         Where in the arena it will be; negative: there is no room for it yet.
     source : int
@@ -408,13 +406,11 @@ class Fetch:
         "rounds",
         "source",
         "tried",
-        "urgent",
     )
 
     def __init__(self, number: int, object_id: ObjectID) -> None:
         self.number = number
         self.object_id = object_id
-        self.urgent = False
         self.offset = -1
         self.source = 0
         self.placed = False

@@ -266,5 +266,6 @@ def test_what_a_node_says_of_a_task_that_was_placed_there_is_news(cluster: Clust
     cluster.after(VIEW_SECONDS)
     cluster.sent(wire.ClusterView)
     cluster.beat(node, CPU=1)
+    cluster.after(VIEW_SECONDS)
 
     assert cluster.sent(wire.ClusterView, 2)[-1].nodes[node][1] == units(CPU=1)
