@@ -155,6 +155,11 @@ class SessionOptions(msgspec.Struct, kw_only=True):
         At which other nodes reach this one, for messages and for objects; 0: any that is free.
     secret : str
         Empty: one is made.
+    redis_address : str
+        URLs of Redis servers that are there already, one a shard, with commas between; empty:
+        the session starts its own.
+    redis_password : str
+        Of those of them whose URL has none.
     """
 
     folder: str
@@ -173,6 +178,8 @@ class SessionOptions(msgspec.Struct, kw_only=True):
     link_port: int = 0
     data_port: int = 0
     secret: str = ""
+    redis_address: str = ""
+    redis_password: str = ""
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Config:

@@ -20,7 +20,15 @@ from raydask.config import Config, shared_packages
 from raydask.control import schema
 from raydask.control.write_behind import WriteBehind
 from raydask.control.write_behind_state import DirtyTable
-from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID, is_peer, job_number, node_of_peer
+from raydask.ids import (
+    FunctionID,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    is_peer,
+    job_number,
+    node_of_peer,
+)
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
@@ -175,9 +183,7 @@ class NodeServer:
                 config.store_full_seconds,
                 config.inline_share,
             ),
-            Journals(
-                self.tables.tasks, self.tables.objects, self.tables.functions, writer.record
-            ),
+            Journals(self.tables.tasks, self.tables.objects, self.tables.functions, writer.record),
             Paths(self._address_of, spiller.path_of),
             config.infeasible_seconds,
             memory_settings(config, identity.arena_size, idle),

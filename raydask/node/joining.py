@@ -42,6 +42,8 @@ class Membership(NamedTuple):
         The cluster's identity.
     shards : int
         How many Redis servers it has.
+    control_prefix : str
+        What the names of its keys there begin with.
     host : str
         The address of this machine that faces the head.
     """
@@ -49,6 +51,7 @@ class Membership(NamedTuple):
     number: int
     cluster: str
     shards: int
+    control_prefix: str
     host: str
 
 
@@ -76,7 +79,7 @@ def join_cluster(head: Endpoint, secret: str, config: Config) -> Membership:
         host = str(sock.getsockname()[0])
     if joined.refusal:
         raise StartError(f"the cluster at {head} refuses this node: {joined.refusal}")
-    return Membership(joined.node, joined.cluster, joined.shards, host)
+    return Membership(joined.node, joined.cluster, joined.shards, joined.control_prefix, host)
 
 
 def ask_to_join(sock: socket.socket, head: Endpoint, deadline: float) -> Joined:

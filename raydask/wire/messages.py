@@ -468,12 +468,15 @@ class Joined(msgspec.Struct, array_like=True):
         Not empty: the node cannot be part of this cluster, for this reason.
     shards : int
         How many Redis servers hold the control state.
+    control_prefix : str
+        What the names of its keys there begin with.
     """
 
     node: int
     cluster: str
     refusal: str = ""
     shards: int = 1
+    control_prefix: str = ""
 
 
 class RegisterNode(msgspec.Struct, array_like=True):

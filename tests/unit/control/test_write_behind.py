@@ -238,7 +238,7 @@ def test_what_is_asked_for_while_a_batch_is_in_flight_goes_with_the_next(
 ) -> None:
     writer = WriteBehind(gated)
     landed = threading.Semaphore(0)
-    writer.watch(lambda: landed.release())
+    writer.watch(landed.release)
     writer.start()
     jobs = writer.table(job_key)
     for number in range(100):
