@@ -67,7 +67,7 @@ from raydask.node.forking import (
     wait_for,
     wait_for_group,
 )
-from raydask.node.logs import log_to
+from raydask.node.logs import WarningCollector, log_to
 from raydask.node.sweep import sweep
 from raydask.object_store.backing import Backing, memory_of_a_worker
 from raydask.session_folder import (
@@ -204,7 +204,7 @@ class Supervisor:
         from raydask.node.process import offered_resources
 
         config = self._options.config
-        collector = _Collector(self._warnings)
+        collector = WarningCollector(self._warnings)
         logging.getLogger("raydask").addHandler(collector)
         try:
             self._backing = Backing.create(
@@ -548,18 +548,6 @@ def remove_session(folder: Path) -> None:
         folder.parent.rmdir()
     except OSError:
         pass  # other sessions are there
-
-
-class _Collector(logging.Handler):
-    """Collects the warnings of the start, which the driver's user is to see."""
-
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._texts = texts
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a record in."""
-        self._texts.append(record.getMessage())
 
 
 def report(answer: dict[str, Any]) -> None:

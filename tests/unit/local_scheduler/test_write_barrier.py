@@ -20,6 +20,14 @@ from raydask.local_scheduler.write_barrier import WriteBarrier
 DEADLINE = 20.0
 
 
+async def next_turn() -> None:
+    """Return when all is done that was to be done in this turn of the loop."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+    loop.call_soon(done.set_result, None)
+    await done
+
+
 class GatedStore(MemoryStore):
     """A store whose writes wait at a gate, and are counted."""
 
@@ -87,7 +95,7 @@ class Sender:
         deadline = self._loop.time() + DEADLINE
         while self.barrier._open_until:
             assert self._loop.time() < deadline
-            await asyncio.sleep(0.001)
+            await next_turn()
 
     def close(self) -> None:
         self.store.gate.set()
@@ -122,11 +130,10 @@ def test_what_is_said_while_a_batch_is_in_flight_goes_with_the_next() -> None:
         sender = Sender()
         sender.mark(*range(100))
         sender.barrier.send(7, [0])
-        await asyncio.sleep(0)  # the turn in which it is handed on
-        await asyncio.sleep(0)
+        await next_turn()  # in which it is handed on
         for number in range(1, 100):
             sender.barrier.send(7 + number % 2, [number])
-            await asyncio.sleep(0)
+            await next_turn()
 
         sender.store.gate.set()
         await sender.until(lambda: len(sender.said) == 100)
