@@ -14,7 +14,8 @@ Invariants
 - A change that an older version would misread raises `SCHEMA_VERSION`; a store refuses
   to open control state of another version.
 
-One Redis (or one of its numbered databases) holds one cluster.
+A Redis that a session has started holds one cluster.  On an external one, all keys of a cluster
+have its identity in front of what is said here (``control_place``).
 """
 
 from __future__ import annotations

@@ -79,6 +79,7 @@ def session_options(
     *,
     labels: Mapping[str, str] | None = None,
     network: Network | None = None,
+    redis_address: str = "",
 ) -> SessionOptions:
     """Return the options of a new session, whose folder is made.
 
@@ -90,6 +91,8 @@ def session_options(
         Of the node.
     network : Network, optional
         What other machines have to do with it; nothing, if not given.
+    redis_address : str
+        As in ``SessionOptions``.
 
     Raises
     ------
@@ -110,6 +113,11 @@ def session_options(
     if not isinstance(num_redis_shards, int) or not 1 <= num_redis_shards <= 64:
         raise UsageError(f"num_redis_shards must be from 1 to 64, not {num_redis_shards!r}")
     config = from_environment()
+    password = os.environ.get("RAYDASK_REDIS_PASSWORD", "") if redis_address else ""
+    if redis_address:
+        from raydask.control.control_place import parse_place
+
+        parse_place(redis_address, "", password)  # what is wrong with it is to be said now
     network = network or Network()
     secret = network.secret or _secret_for(network)
     return SessionOptions(
@@ -129,6 +137,8 @@ def session_options(
         link_port=network.link_port,
         data_port=network.data_port,
         secret=secret,
+        redis_address=redis_address,
+        redis_password=password,
     )
 
 

@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +25,7 @@ import uvloop
 
 from raydask.config import Config
 from raydask.control import schema
+from raydask.control.control_place import ControlPlace
 from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStore, ControlStoreUnavailableError
 from raydask.control.tables import (
@@ -74,8 +75,8 @@ class GlobalSchedulerServer:
         Started; nodes get their numbers from it.
     cluster : str
         The cluster's identity.
-    urls : sequence of str
-        Of the Redis servers, in the order of their shards.
+    control : ControlPlace
+        Where the control state is.
     clock : callable
         Seconds since 1970.
     """
@@ -86,14 +87,15 @@ class GlobalSchedulerServer:
         writer: WriteBehind,
         store: ControlStore,
         cluster: str,
-        urls: Sequence[str] = (),
+        control: ControlPlace = ControlPlace([]),  # noqa: B008  (nobody changes it)
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._core = core
         self._writer = writer
         self._store = store
         self._cluster = cluster
-        self._pipes = RedisPipes(urls)
+        self._control = control
+        self._pipes = RedisPipes(control.servers)
         self._joining: set[asyncio.Task[None]] = set()
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -241,7 +243,13 @@ class GlobalSchedulerServer:
     async def _admit(self, protocol: FrameProtocol, message: wire.JoinCluster) -> None:
         """Answer a machine that wants to be a node; in a thread, for Redis may take its time."""
         answer = await asyncio.get_running_loop().run_in_executor(
-            None, answer_to, message, self._store, self._cluster, self._pipes.shards
+            None,
+            answer_to,
+            message,
+            self._store,
+            self._cluster,
+            self._pipes.shards,
+            self._control.prefix,
         )
         protocol.send(answer)
         protocol.close()
@@ -429,7 +437,7 @@ def remove_socket(path: str) -> None:
 
 def run_global_scheduler(
     socket_path: str,
-    urls: list[str],
+    control: ControlPlace,
     secret: str,
     config: Config,
     listener: socket.socket | None,
@@ -440,10 +448,10 @@ def run_global_scheduler(
     ----------
     socket_path : str
         Where nodes connect; it appears once the control state has been reread.
-    urls : list of str
-        Of the Redis servers, in the order of their shards.
+    control : ControlPlace
+        Where the control state is.
     secret : str
-        The cluster's, which is Redis' password too.
+        The cluster's.
     config : Config
     listener : socket.socket or None
         On a network.
@@ -456,11 +464,11 @@ def run_global_scheduler(
         See `run_until_told`.
     """
     parent = os.getppid()
-    store = RedisStore(urls, password=secret)
-    entries, cluster = _reread_when_reachable(store)
+    store = RedisStore(control.servers, prefix=control.prefix)
+    entries, cluster = _reread_when_reachable(store, control.cluster)
     writer = WriteBehind(store, config.control_window)
     core = GlobalScheduler(journals_of(writer), cluster, config.silent_seconds)
-    server = GlobalSchedulerServer(core, writer, store, cluster, urls)
+    server = GlobalSchedulerServer(core, writer, store, cluster, control)
     writer.start()
     server.handle(entries)
     try:
@@ -475,12 +483,12 @@ def run_global_scheduler(
         store.close()
 
 
-def _reread_when_reachable(store: RedisStore) -> tuple[events.EntriesReread, str]:
+def _reread_when_reachable(store: RedisStore, wanted: str) -> tuple[events.EntriesReread, str]:
     """Return what an earlier global scheduler left, and the cluster's identity."""
     while True:
         try:
             store.start()
-            return reread(store), cluster_identity(store)
+            return reread(store), cluster_identity(store, wanted)
         except ControlStoreUnavailableError as error:
             _log.warning("waiting for the control state: %s", error)
             time.sleep(_RETRY_SECONDS)

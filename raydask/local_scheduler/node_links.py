@@ -5,6 +5,9 @@ to j goes over the connection that i has dialed, in order.  A link that is lost 
 messages with it, so the two nodes cannot both go on: the global scheduler is told, and says which
 of them is dead.  Until it does, nothing more is said.  A link that cannot be made is tried again
 for as long as a machine may be silent.
+
+What carries tasks or refs of this node's is said when the control state has what could rebuild
+them (`WriteBarrier`), unless the settings say that it need not.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from raydask.wire.tls import client_tls, server_tls
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.server import NodeServer
+    from raydask.local_scheduler.write_barrier import WriteBarrier
 
 _log = logging.getLogger("raydask.node")
 
@@ -90,6 +94,7 @@ class NodeLinks:
         self._listener: asyncio.AbstractServer | None = None
         self._data_listener: GuardedListener | None = None
         self.relays = Relays(self._number, self._connect_call, server.address_of)
+        self._barrier: WriteBarrier | None = None
         self._partial = PartialObjects()
         size = server.identity.arena_size
         self.transfers = TransferServer(arena_fd, size, spill_path, self._partial)
@@ -110,6 +115,8 @@ class NodeLinks:
             self._listener.close()
         self._strangers.close()
         self.relays.close()
+        if self._barrier is not None:
+            self._barrier.close()
         for way in self._ways.values():
             self._drop(way)
         for protocol in self._incoming.values():
@@ -131,10 +138,25 @@ class NodeLinks:
                 new.append(number)
         if not new:
             return
+        if self._barrier is None and self._server.config.write_barrier:
+            self._barrier = self._make_barrier()
         self._server.handle(events.NodesCame(new))
         for number in new:
             for message in self._early.pop(number, ()):
                 self._said(number, message)
+
+    def _make_barrier(self) -> WriteBarrier:
+        # A node that is alone has no use for it.
+        from raydask.local_scheduler.lineage import Hurry, Lineage
+        from raydask.local_scheduler.write_barrier import WriteBarrier
+
+        assert self._loop is not None
+        server = self._server
+        core = server.core
+        tables = server.tables
+        hurry = Hurry(tables.tasks.hurry, tables.objects.hurry, tables.functions.hurry)
+        lineage = Lineage(core.tasks, core.objects.records, core.pool.functions, hurry)
+        return WriteBarrier(lineage, server.writer, self._say, self._loop)
 
     def died(self, nodes: list[tuple[int, str]]) -> None:
         """Do without nodes that the global scheduler has declared dead."""
@@ -155,6 +177,8 @@ class NodeLinks:
     def _drop(self, way: _Way) -> None:
         way.is_lost = True
         way.unsent.clear()
+        if self._barrier is not None:
+            self._barrier.forget_node(way.number)
         if way.dialing is not None:
             way.dialing.cancel()
         if way.protocol is not None:
@@ -182,7 +206,16 @@ class NodeLinks:
     # --- messages to others ---------------------------------------------------------------
 
     def send(self, number: int, message: object) -> None:
-        """Send a node a message, when there is a link to it."""
+        """Send a node a message, when it may leave this one and there is a link to it."""
+        way = self._ways.get(number)
+        if way is None or way.is_lost:
+            return
+        if self._barrier is None:
+            self._say(number, message)
+        else:
+            self._barrier.send(number, message)
+
+    def _say(self, number: int, message: object) -> None:
         way = self._ways.get(number)
         if way is None or way.is_lost:
             return

@@ -115,7 +115,7 @@ class RequestDesk:
             started=time.time(),
         )
         document = self._jobs[peer.process] = _Document(entry)
-        self._server.jobs_table.put(peer.job, document)
+        self._server.tables.jobs.put(peer.job, document)
 
     def driver_left(self, peer: Peer) -> None:
         """Note that a job's driver has gone."""
@@ -125,7 +125,7 @@ class RequestDesk:
             if entry.state == "RUNNING":
                 entry.state = "DEAD"
             entry.finished = time.time()
-            self._server.jobs_table.put(peer.job, document)
+            self._server.tables.jobs.put(peer.job, document)
 
     def _leave(self, peer: Peer, number: int, payload: bytes) -> object:
         document = self._jobs.get(peer.process)

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raydask.config import Config, shared_packages
 from raydask.control import schema
 from raydask.control.write_behind import WriteBehind
-from raydask.ids import ProcessNumber, is_peer, job_number, node_of_peer
+from raydask.control.write_behind_state import DirtyTable
+from raydask.ids import (
+    FunctionID,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    is_peer,
+    job_number,
+    node_of_peer,
+)
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
@@ -104,6 +113,15 @@ class NodeIdentity(NamedTuple):
     head_versions: Mapping[str, str] = MappingProxyType({})
 
 
+class Tables(NamedTuple):
+    """What of this node is in the control state."""
+
+    jobs: DirtyTable[int]
+    tasks: DirtyTable[TaskID]
+    objects: DirtyTable[ObjectID]
+    functions: DirtyTable[FunctionID]
+
+
 class Peer:
     """A driver or worker that has said hello."""
 
@@ -146,8 +164,13 @@ class NodeServer:
         self.identity = identity
         self.config = config
         self._preload = shared_packages(config)
-        self._writer = writer
-        self.jobs_table = writer.table(schema.job_key)
+        self.writer = writer
+        self.tables = Tables(
+            writer.table(schema.job_key),
+            writer.table(schema.task_key),
+            writer.table(schema.object_key),
+            writer.table(schema.function_key),
+        )
         self._spiller = spiller
         self.store = StoreState(identity.arena_size, config.slab_size)
         idle = max(1, resources.get("CPU", 0) // RESOURCE_UNIT)
@@ -165,12 +188,7 @@ class NodeServer:
                 config.store_full_seconds,
                 config.inline_share,
             ),
-            Journals(
-                writer.table(schema.task_key),
-                writer.table(schema.object_key),
-                writer.table(schema.function_key),
-                writer.record,
-            ),
+            Journals(self.tables.tasks, self.tables.objects, self.tables.functions, writer.record),
             Paths(self.address_of, spiller.path_of),
             config.infeasible_seconds,
             memory_settings(config, identity.arena_size, idle),
@@ -291,7 +309,7 @@ class NodeServer:
 
     def _write_behind(self) -> None:
         assert self._loop is not None
-        self._loop.call_later(self._writer.tick(), self._write_behind)
+        self._loop.call_later(self.writer.tick(), self._write_behind)
 
     def address_of(self, process: ProcessNumber) -> str:
         """Return the path of a worker's socket for callers of its actor."""

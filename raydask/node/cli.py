@@ -105,6 +105,13 @@ def main() -> None:
     type=click.IntRange(1, 64),
     help="How many Redis servers hold the control state of a head; default: 1.",
 )
+@click.option(
+    "--redis-address",
+    metavar="URL,...",
+    help="Redis servers that hold the control state of a head instead of its own: "
+    "redis://host:port/db, rediss:// for TLS, unix:///path. Their password, if it is not in the "
+    "URL, is in RAYDASK_REDIS_PASSWORD.",
+)
 @click.option("--block", is_flag=True, help="Stay until the node ends, and end it when ended.")
 @click.option(
     "--drain",
@@ -125,6 +132,7 @@ def start(
     labels: str,
     object_store_memory: int | None,
     num_redis_shards: int | None,
+    redis_address: str | None,
     block: bool,
     drain: bool,
     drain_seconds: float,
@@ -134,8 +142,11 @@ def start(
         raise click.UsageError(
             "say --head to start the first node of a cluster, or --address HOST:PORT to add one"
         )
-    if address is not None and (port is not None or num_redis_shards is not None):
-        raise click.UsageError("--port and --num-redis-shards are for a head")
+    of_head = (port, num_redis_shards, redis_address)
+    if address is not None and any(option is not None for option in of_head):
+        raise click.UsageError("--port, --num-redis-shards and --redis-address are for a head")
+    if redis_address is not None and num_redis_shards is not None:
+        raise click.UsageError("the URLs of --redis-address say how many servers there are")
     if drain and not block:
         raise click.UsageError("--drain goes with --block; `raydask stop --drain` does the same")
     amounts = _json_option("--resources", resources, dict[str, float], "numbers")
@@ -158,6 +169,7 @@ def start(
             num_redis_shards or 1,
             labels=texts,
             network=network,
+            redis_address=redis_address or "",
         )
         if block:
             _heed_sigterm()

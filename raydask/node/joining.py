@@ -41,6 +41,8 @@ class Membership(NamedTuple):
         The cluster's identity.
     shards : int
         How many Redis servers it has.
+    control_prefix : str
+        What the names of its keys there begin with.
     host : str
         The address of this machine that faces the head.
     versions : dict of str to str
@@ -50,6 +52,7 @@ class Membership(NamedTuple):
     number: int
     cluster: str
     shards: int
+    control_prefix: str
     host: str
     versions: dict[str, str]
 
@@ -78,7 +81,14 @@ def join_cluster(head: Endpoint, secret: str, config: Config) -> Membership:
         host = str(sock.getsockname()[0])
     if joined.refusal:
         raise StartError(f"the cluster at {head} refuses this node: {joined.refusal}")
-    return Membership(joined.node, joined.cluster, joined.shards, host, joined.versions)
+    return Membership(
+        joined.node,
+        joined.cluster,
+        joined.shards,
+        joined.control_prefix,
+        host,
+        joined.versions,
+    )
 
 
 def ask_to_join(sock: socket.socket, head: Endpoint, deadline: float) -> Joined:

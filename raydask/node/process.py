@@ -13,6 +13,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from math import inf
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import uvloop
 
 from raydask.config import SessionOptions
+from raydask.control.control_place import ControlPlace
 from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStoreError
 from raydask.control.write_behind import WriteBehind
@@ -45,6 +47,7 @@ _LEAVING_SECONDS = 3.0
 """How long a node that leaves waits for a head that is away."""
 _LASTING_SECONDS = 1.0
 """What ends sooner was no connection: the other end may refuse this node."""
+_CLOSE_SECONDS = 1.0
 
 MakeProtocol = Callable[[], FrameProtocol]
 
@@ -72,7 +75,7 @@ def run_node(
     resources: dict[str, int],
     supervisor: socket.socket,
     backing: Backing,
-    urls: list[str],
+    control: ControlPlace,
     password: str,
 ) -> None:
     """Be the node of a session until its supervisor is gone.
@@ -86,8 +89,8 @@ def run_node(
         On which workers are asked for and their ends reported.
     backing : Backing
         The arena's memory.
-    urls : list of str
-        The control state's Redis servers; none in a node that joins a cluster.
+    control : ControlPlace
+        Where the control state is; nowhere in a node that joins a cluster.
     password : str
         The cluster's secret.
     """
@@ -99,7 +102,7 @@ def run_node(
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
     try:
-        identity, writer, listeners = _enter_cluster(options, resources, backing, urls, password)
+        identity, writer, listeners = _enter_cluster(options, resources, backing, control, password)
         spiller = Spiller(
             backing.fd,
             os.path.join(options.folder, SPILL, f"node-{identity.number}"),
@@ -119,15 +122,28 @@ def run_node(
     # A turn of its loop costs less than one of asyncio's own, and a task that is waited for alone
     # takes two: docs/decisions/0021.
     uvloop.run(_serve(server, supervisor, options.folder, way, listeners))
-    # The supervisor is gone: whatever it left in the file system is this process's to remove.
+    # The supervisor is gone: whatever it left is this process's to remove.
+    if control.cluster:
+        _end_control_state(writer, Path(options.folder))
     remove_session_folder(Path(options.folder))
+
+
+def _end_control_state(writer: WriteBehind, folder: Path) -> None:
+    """Write nothing more, and remove what has been written to an external Redis."""
+    from raydask.node.external_redis import remove_from_external_redis
+
+    try:
+        writer.close(time.monotonic() + _CLOSE_SECONDS)
+    except ControlStoreError as error:
+        _log.info("the last changes were not written: %s", error)
+    remove_from_external_redis(folder)
 
 
 def _enter_cluster(
     options: SessionOptions,
     resources: dict[str, int],
     backing: Backing,
-    urls: list[str],
+    control: ControlPlace,
     password: str,
 ) -> tuple[NodeIdentity, WriteBehind, Listeners | None]:
     """Get a number and a way to the control state, and listen if the cluster is on a network.
@@ -139,7 +155,7 @@ def _enter_cluster(
     """
     member = _join(options, password)
     listeners, link, data = _listen(options, member)
-    store = control_store(options, urls, password, member)
+    store = control_store(options, control, password, member)
     try:
         store.start()
         number = store.increment("node") if member is None else member.number
@@ -187,17 +203,20 @@ def _listen(
 
 
 def control_store(
-    options: SessionOptions, urls: list[str], secret: str, member: Membership | None
+    options: SessionOptions, control: ControlPlace, secret: str, member: Membership | None
 ) -> RedisStore:
     """Return the control state's store, not started, of this session or at the cluster's head."""
     if member is None:
-        return RedisStore(urls, password=secret)
+        return RedisStore(control.servers, prefix=control.prefix)
     from raydask.control.through_head import shards_through_head
     from raydask.wire.endpoint import parse_endpoint
     from raydask.wire.tls import client_tls
 
     head = parse_endpoint(options.head)
-    return RedisStore(shards_through_head(head, secret, member.shards, client_tls(options.config)))
+    tls = client_tls(options.config)
+    return RedisStore(
+        shards_through_head(head, secret, member.shards, tls), prefix=member.control_prefix
+    )
 
 
 async def _serve(

@@ -494,6 +494,8 @@ class Joined(msgspec.Struct, array_like=True):
         How many Redis servers hold the control state.
     versions : dict of str to str
         The head's, by names of ``raydask.wire.versions``.
+    control_prefix : str
+        What the names of its keys there begin with.
     """
 
     node: int
@@ -501,6 +503,7 @@ class Joined(msgspec.Struct, array_like=True):
     refusal: str = ""
     shards: int = 1
     versions: dict[str, str] = {}
+    control_prefix: str = ""
 
 
 class RegisterNode(msgspec.Struct, array_like=True):
