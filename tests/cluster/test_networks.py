@@ -16,7 +16,13 @@ CERTIFICATES = Path(__file__).parents[1] / "unit" / "wire" / "certificates"
 RESOURCES = ["{}", '{"joined": 2, "one": 1}', '{"joined": 2, "two": 1}']
 """Of the head and of two nodes, which have the numbers 1, 2 and 3."""
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "it can")
+
+@pytest.fixture(scope="module", autouse=True)
+def networks_can_be_made() -> None:
+    """Skip the module where the machine does not allow it."""
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
 
 
 @pytest.fixture
