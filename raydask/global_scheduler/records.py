@@ -12,7 +12,10 @@ from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, encod
 from raydask.control.tables import ActorState as ActorStateName
 from raydask.control.write_behind_state import Journal
 from raydask.ids import ActorID, NodeNumber
+from raydask.placement import ungrouped
+from raydask.task import in_units
 from raydask.wire.messages import Heartbeat
+from raydask.wire.status import NodeStatus
 
 
 class RereadJournal(Journal, Protocol):
@@ -144,3 +147,23 @@ class ActorRecord:
     def document(self) -> bytes:
         """Return the entry's JSON."""
         return encode(self.entry)
+
+
+def status_of(node: NodeRecord, infeasible: int) -> NodeStatus:
+    """Return what is known of a node for people, with how much of its has no place."""
+    return NodeStatus(
+        node.number,
+        node.lost_at is None,
+        in_units(ungrouped(node.total)),
+        in_units(ungrouped(node.available)),
+        node.entry.object_store_bytes,
+        node.reported.store_used,
+        node.reported.tasks,
+        node.reported.objects,
+        node.queued,
+        infeasible,
+        node.reported.workers,
+        node.reported.drivers,
+        node.entry.address,
+        node.versions,
+    )

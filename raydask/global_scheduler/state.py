@@ -27,6 +27,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -41,7 +42,13 @@ from raydask.global_scheduler.names import NameTable
 from raydask.global_scheduler.partings import Partings
 from raydask.global_scheduler.placing import Chooser, Refusal, Unplaced
 from raydask.global_scheduler.policy import note_placement
-from raydask.global_scheduler.records import ActorRecord, NameRecord, NodeRecord, RereadJournal
+from raydask.global_scheduler.records import (
+    ActorRecord,
+    NameRecord,
+    NodeRecord,
+    RereadJournal,
+    status_of,
+)
 from raydask.global_scheduler.silences import Silences
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
 from raydask.placement import ungrouped
@@ -403,26 +410,12 @@ class GlobalScheduler:
 
     def status(self) -> list[NodeStatus]:
         """Return what is known of each node, for whoever watches over the cluster."""
-        unplaced = self._unplaced.values()
+        infeasible: Counter[NodeNumber] = Counter(
+            item.node for item in self._unplaced.values() if item.reported
+        )
         return [
-            NodeStatus(
-                node.number,
-                node.lost_at is None,
-                in_units(ungrouped(node.total)),
-                in_units(ungrouped(node.available)),
-                node.entry.object_store_bytes,
-                node.reported.store_used,
-                node.reported.tasks,
-                node.reported.objects,
-                node.queued,
-                sum(item.reported and item.node == node.number for item in unplaced)
-                + self._groups.infeasible_of(node.number),
-                node.reported.workers,
-                node.reported.drivers,
-                node.entry.address,
-                node.versions,
-            )
-            for node in sorted(self._nodes.values(), key=lambda node: node.number)
+            status_of(node, infeasible[number] + self._groups.infeasible_of(number))
+            for number, node in sorted(self._nodes.items())
         ]
 
     # --- leases -----------------------------------------------------------------------------

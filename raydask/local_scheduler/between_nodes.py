@@ -36,7 +36,8 @@ from raydask.local_scheduler.fetching import Arrived, Fetching
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.guests import Guests
 from raydask.local_scheduler.hosting import Hosting
-from raydask.local_scheduler.lending import Lending, wanted_by, whereabouts
+from raydask.local_scheduler.inputs import wanted_by, whereabouts
+from raydask.local_scheduler.lending import Lending
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.peer_checks import PeerChecks, PeerError

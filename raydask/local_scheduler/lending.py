@@ -22,6 +22,7 @@ from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.borrowing import Borrowing
 from raydask.local_scheduler.fetching import Fetching
+from raydask.local_scheduler.inputs import wanted_by, whereabouts
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.policy import ReadyQueue
@@ -567,48 +568,6 @@ def _unexpected(node: int, result: wire.TaskResult) -> bool:
 def _kept_there(values: list[ObjectValue]) -> list[ObjectID]:
     """Return the values that the node which made them keeps until it is told to forget them."""
     return [value.object_id for value in values if value.kind == _STORED or value.nested]
-
-
-def wanted_by(task: TaskRecord, objects: ObjectTable) -> list[ObjectRecord]:
-    """Return the records of a task's inputs that are not here."""
-    records = (objects.records[object_id] for object_id in dict.fromkeys(task.spec.dependencies))
-    return [record for record in records if record.value is None]
-
-
-def whereabouts(
-    record: ObjectRecord, node: int, reader: int, *, whole: bool = False
-) -> wire.Whereabouts:
-    """Return where `reader` can fetch a stored object, and count it among those that fetch it.
-
-    Parameters
-    ----------
-    record : ObjectRecord
-    node : int
-        This one.
-    reader : int
-    whole : bool
-        Whether to name only nodes that have all of the object.
-    """
-    remote = record.remote
-    if remote is None:
-        remote = record.remote = Remote(is_ours=True)
-    if record.value is not None:
-        remote.exists = True
-        remote.size = record.value.size
-        remote.nodes.setdefault(node, True)
-    before = []
-    for each, is_whole in remote.nodes.items():
-        if each == reader:
-            if whole:
-                continue
-            break
-        if is_whole or not whole:
-            before.append(each)
-    if remote.is_ours:
-        if whole:
-            remote.nodes.pop(reader, None)
-        remote.nodes.setdefault(reader, False)
-    return wire.Whereabouts(record.object_id, remote.size, before)
 
 
 def _numbered(task: TaskRecord) -> TaskSpec:
