@@ -6,6 +6,7 @@ living need.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, encode
@@ -14,7 +15,7 @@ from raydask.control.write_behind_state import Journal
 from raydask.ids import ActorID, NodeNumber
 from raydask.placement import ungrouped
 from raydask.task import in_units
-from raydask.wire.messages import Heartbeat
+from raydask.wire.messages import ClusterView, Heartbeat
 from raydask.wire.status import NodeStatus
 
 
@@ -166,4 +167,18 @@ def status_of(node: NodeRecord, infeasible: int) -> NodeStatus:
         node.reported.drivers,
         node.entry.address,
         node.versions,
+    )
+
+
+def view_of(nodes: Iterable[NodeRecord]) -> ClusterView:
+    """Return what every node is told of these."""
+    return ClusterView(
+        {
+            int(node.number): (
+                ungrouped(node.total),
+                ungrouped(node.available),
+                float(node.queued),
+            )
+            for node in nodes
+        }
     )

@@ -48,17 +48,16 @@ from raydask.global_scheduler.records import (
     NodeRecord,
     RereadJournal,
     status_of,
+    view_of,
 )
 from raydask.global_scheduler.silences import Silences
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
-from raydask.placement import ungrouped
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
     HAS_LEFT,
     ActorFound,
     ActorPlaced,
     ActorState,
-    ClusterView,
     Infeasible,
     Leases,
     NodesAppeared,
@@ -245,7 +244,7 @@ class GlobalScheduler:
         self._introduce(node, known)
         self._groups.registered(node, message.bundles, message.jobs)
         self._place(list(self._unplaced.values()))
-        self._actions.append(Send(node.number, self._view()))
+        self._actions.append(Send(node.number, view_of(self._connected())))
 
     def _introduce(self, node: NodeRecord, known: NodeRecord | None) -> None:
         """Tell a node of all others, and the others of it."""
@@ -393,20 +392,8 @@ class GlobalScheduler:
         if not 0 <= self._now - self._viewed_at < pause:
             self._view_changed = False
             self._viewed_at = self._now
-            view = self._view()
+            view = view_of(self._connected())
             self._actions += [Send(node.number, view) for node in connected]
-
-    def _view(self) -> ClusterView:
-        return ClusterView(
-            {
-                int(node.number): (
-                    ungrouped(node.total),
-                    ungrouped(node.available),
-                    float(node.queued),
-                )
-                for node in self._connected()
-            }
-        )
 
     def status(self) -> list[NodeStatus]:
         """Return what is known of each node, for whoever watches over the cluster."""
