@@ -142,7 +142,7 @@ class GlobalScheduler:
             events.NodeLost: self._on_lost,
             events.NodeComplained: self._on_complained,
             events.NodeLeaves: self._on_leaves,
-            events.DemandsStated: self._on_demands,
+            events.DemandsStated: lambda event: self._lessor.demand(event.node, event.demands),
             events.TasksPassedUp: self._on_passed_up,
             events.TasksWithdrawn: self._on_withdrawn,
             events.ActorRequested: self._on_actor_requested,
@@ -406,9 +406,6 @@ class GlobalScheduler:
         ]
 
     # --- leases -----------------------------------------------------------------------------
-
-    def _on_demands(self, event: events.DemandsStated) -> None:
-        self._lessor.demand(event.node, event.demands)
 
     def _divide(self) -> None:
         """Divide what nodes can spare, if it is time to; else have this called in time."""
