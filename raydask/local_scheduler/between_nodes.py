@@ -1,10 +1,11 @@
 """This node among others: who says what, and what it means. Pure.
 
 The parts: `Borrowing` (objects of others that are held here), `Fetching` (objects that are brought
-here and served from here), `Lending` (tasks that others run), `Guests` (tasks of others),
-`DistantActors` (actors that live elsewhere), `Hosting` (actors of others that live here).  This
-module is what they have in common: the messages between nodes, and the nodes that come and go.
-There is one as soon as there is another node, and not before: a node that is alone has none of it.
+here and served from here), `PeerObjects` (what other nodes say of objects), `Lending` (tasks that
+others run), `Guests` (tasks of others), `DistantActors` (actors that live elsewhere), `Hosting`
+(actors of others that live here).  This module is what they have in common: the messages between
+nodes, and the nodes that come and go.  There is one as soon as there is another node, and not
+before: a node that is alone has none of it.
 
 Another node is a process, to the tables of objects: it holds objects, is told values, pins what it
 reads, and when it dies all of that ends as it does for a process.
@@ -15,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from raydask.errors import OwnerDiedError
 from raydask.ids import (
     ActorID,
     NodeNumber,
@@ -36,11 +36,12 @@ from raydask.local_scheduler.fetching import Arrived, Fetching
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.guests import Guests
 from raydask.local_scheduler.hosting import Hosting
-from raydask.local_scheduler.inputs import wanted_by, whereabouts
+from raydask.local_scheduler.inputs import wanted_by
 from raydask.local_scheduler.lending import Lending
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.peer_checks import PeerChecks, PeerError
+from raydask.local_scheduler.peer_objects import Handlers, PeerObjects, without_owner
 from raydask.local_scheduler.records import (
     ObjectRecord,
     Remote,
@@ -52,17 +53,11 @@ from raydask.local_scheduler.room import Room
 from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import WorkerPool
 from raydask.object_store.state import StoreState
-from raydask.serialization import serialize_error
 from raydask.task import TaskTemplate
 from raydask.wire import messages as wire
 from raydask.wire.messages import ObjectValue, TaskResult, ValueKind
 
 _STORED = int(ValueKind.STORED)
-_SPILLED = int(ValueKind.SPILLED)
-_ERROR = int(ValueKind.ERROR)
-
-
-Handlers = dict[type, Callable[[int, Any], None]]
 
 
 class BetweenNodes:
@@ -136,11 +131,25 @@ class BetweenNodes:
             node, self.nodes, work, objects, actors, self.lending, outgoing, self._tell
         )
         self.hosting = Hosting(work, pool, self.borrowing)
+        self.peer_objects = PeerObjects(
+            node, self.nodes, work, objects, self.fetching, self.guests, self._tell, self._arrived
+        )
         self._actors = actors
         self._checks = PeerChecks(node, work, objects, self.lending, self.guests)
         objects.abroad = self
         work.elsewhere = self
-        self._handlers = {**self._on_tasks(), **self._on_objects(), **self._on_actors()}
+        self._handlers = self._table()
+
+    def _table(self) -> Handlers:
+        return {
+            **self._on_tasks(),
+            **self.peer_objects.handlers,
+            **self._on_actors(),
+            wire.Borrowed: lambda node, said: self.borrowing.answered(said.number),
+            wire.Part: self._on_part,
+            wire.Parted: self._on_parted,
+            wire.ReturnValues: self._on_return_values,
+        }
 
     def _on_tasks(self) -> Handlers:
         return {
@@ -151,26 +160,6 @@ class BetweenNodes:
             wire.RecallTasks: self._on_recall,
             wire.CancelLent: self.guests.cancel,
             wire.EndGuestJob: self._on_end_job,
-        }
-
-    def _on_objects(self) -> Handlers:
-        return {
-            wire.Borrow: self._on_borrow,
-            wire.Borrowed: lambda node, said: self.borrowing.answered(said.number),
-            wire.Release: self._on_release,
-            wire.Want: self._on_want,
-            wire.Values: self._on_values,
-            wire.Located: self._on_located,
-            wire.Fetch: lambda node, said: self.fetching.serve(node, said.object_ids),
-            wire.Places: self._on_places,
-            wire.NotHere: self._on_not_here,
-            wire.Unpin: lambda node, said: self.fetching.unpin(node, said.object_ids),
-            wire.CopiesMade: self._on_copies_made,
-            wire.CopiesDropped: self._on_copies_dropped,
-            wire.Forget: self._on_forget,
-            wire.Part: self._on_part,
-            wire.Parted: self._on_parted,
-            wire.ReturnValues: self._on_return_values,
         }
 
     def _on_actors(self) -> Handlers:
@@ -253,7 +242,7 @@ class BetweenNodes:
             self.hosting.node_lost(node)
             for job in self.guests.node_lost(node):
                 self._end_guest_job(job)
-            self._objects_without(node, cause)
+            self.peer_objects.node_lost(node, cause)
             self.fetching.node_lost(node)
             self.lending.node_lost(node, cause, now)
             self.distant.node_lost(node, cause)
@@ -308,7 +297,7 @@ class BetweenNodes:
         record = self._objects.records[object_id] = ObjectRecord(object_id, None)
         record.remote = Remote(is_ours=False)
         if home not in self.nodes:
-            record.value = _without_owner(object_id, f"node {home}, its home, is not there")
+            record.value = without_owner(object_id, f"node {home}, its home, is not there")
         return record
 
     def held(self, record: ObjectRecord) -> None:
@@ -337,12 +326,7 @@ class BetweenNodes:
 
     def tell(self, process: ProcessNumber, record: ObjectRecord) -> None:
         """Tell another node what an object of ours is, or where."""
-        node = node_of_peer(process)
-        value = record.value
-        if value is not None and value.kind not in (_STORED, _SPILLED):
-            self._tell(node, wire.Values([value]))
-        else:
-            self._tell(node, wire.Located([whereabouts(record, self._node, node)]))
+        self.peer_objects.tell(process, record)
 
     def let_go(self, record: ObjectRecord) -> bool:
         """Let go of an object that nothing here holds; say whether it goes."""
@@ -385,33 +369,6 @@ class BetweenNodes:
             self.evacuation.arrived(arrived.record)
         if arrived.value.kind == _STORED:
             self.fetching.pin_for_readers(object_id)
-
-    def _objects_without(self, node: int, cause: str) -> None:
-        """Find out what is lost with a node."""
-        process = peer_process(node)
-        for record in list(self._objects.records.values()):
-            if record.waiters is not None:
-                record.waiters.pop(process, None)
-            remote = record.remote
-            if remote is None:
-                continue
-            if remote.is_ours:
-                was_there = remote.nodes.pop(node, None)
-                others = [each for each, whole in remote.nodes.items() if whole]
-                if was_there and record.value is None and remote.exists and not others:
-                    self.fetching.unwanted(record)
-                    self.fetching.lose(record, f"node {node}, which had it, is dead: {cause}")
-                continue
-            remote.nodes.pop(node, None)
-            if home_of(record.object_id) == node:
-                remote.borrowed = False
-                remote.forgotten = True
-                if record.value is None:
-                    self.fetching.unwanted(record)
-                    value = _without_owner(record.object_id, f"node {node}, its home: {cause}")
-                    self._arrived(Arrived(record, value))
-                else:
-                    self._objects.settle(record)
 
     # --- tasks (Elsewhere) ----------------------------------------------------------------
 
@@ -475,9 +432,9 @@ class BetweenNodes:
         self.guests.lend(node, message)
         self._taking_in = False
         for value in message.values:
-            self._take_value(value)
+            self.peer_objects.take_value(value)
         for place in message.located:
-            self._take_place(place, node)
+            self.peer_objects.take_place(place, node)
         for spec in message.specs:
             task = self._work.records.get(spec.task_id)
             if task is not None and task.missing:
@@ -533,109 +490,6 @@ class BetweenNodes:
             else:
                 self._objects.request(process, [value.object_id])
 
-    # --- messages about objects -----------------------------------------------------------
-
-    def _take_value(self, value: ObjectValue) -> None:
-        record = self._objects.records.get(value.object_id)
-        if record is None or record.remote is None or record.remote.is_ours:
-            return
-        record.remote.asked = False
-        if record.value is None:
-            self.fetching.unwanted(record)
-            bare = ObjectValue(value.object_id, value.kind, value.data)
-            self._work.came(record, bare, value.nested)
-
-    def _take_place(self, place: wire.Whereabouts, node: int) -> None:
-        record = self._objects.records.get(place.object_id)
-        remote = record.remote if record is not None else None
-        if record is None or remote is None or record.value is not None:
-            return
-        if remote.is_ours:
-            return
-        if home_of(place.object_id) == node:
-            remote.asked = False
-        # Its home may not know yet that one of them is dead, and that would never answer.
-        remote.nodes = {each: True for each in place.nodes if each in self.nodes}
-        remote.size = place.size
-        if not remote.exists:
-            self._work.found_elsewhere(record, [])
-        self.fetching.located(record, nowhere=not place.nodes)
-        if (remote.wanting and any(task.is_guest for task in remote.wanting)) or record.waiters:
-            self.fetching.want(record, urgent=bool(record.waiters))
-
-    def _on_borrow(self, node: int, message: wire.Borrow) -> None:
-        self._objects.acquire(peer_process(node), message.object_ids)
-        self._tell(node, wire.Borrowed(message.number))
-
-    def _on_release(self, node: int, message: wire.Release) -> None:
-        self._objects.release(peer_process(node), message.object_ids)
-
-    def _on_want(self, node: int, message: wire.Want) -> None:
-        process = peer_process(node)
-        for object_id in message.object_ids:
-            record = self._objects.records.get(object_id)
-            if record is None:
-                cause = "it was freed when its last ref went"
-                self._tell(node, wire.Values([_without_owner(object_id, cause)]))
-            elif record.value is None and not (record.remote is not None and record.remote.exists):
-                if record.waiters is None:
-                    record.waiters = {}
-                record.waiters[process] = None
-            elif message.again and (record.value is None or record.value.kind == _STORED):
-                place = whereabouts(record, self._node, node, whole=True)
-                self._tell(node, wire.Located([place]))
-            else:
-                self.tell(process, record)
-
-    def _on_values(self, node: int, message: wire.Values) -> None:
-        for value in message.values:
-            self._take_value(value)
-
-    def _on_located(self, node: int, message: wire.Located) -> None:
-        for place in message.objects:
-            self._take_place(place, node)
-
-    def _on_places(self, node: int, message: wire.Places) -> None:
-        for place in message.places:
-            self.fetching.placed(node, place)
-
-    def _on_not_here(self, node: int, message: wire.NotHere) -> None:
-        for object_id in message.object_ids:
-            self.fetching.not_here(node, object_id)
-
-    def _on_copies_made(self, node: int, message: wire.CopiesMade) -> None:
-        unknown = []
-        for object_id in message.object_ids:
-            record = self._objects.records.get(object_id)
-            if record is None:
-                unknown.append(object_id)
-                continue
-            if record.remote is None and record.value is not None:
-                if record.value.kind in (_STORED, _SPILLED):
-                    whereabouts(record, self._node, node)
-            remote = record.remote
-            if remote is not None and remote.is_ours and remote.exists:
-                remote.nodes[node] = True
-        if unknown:
-            self._tell(node, wire.Forget(unknown))
-
-    def _on_copies_dropped(self, node: int, message: wire.CopiesDropped) -> None:
-        for object_id in message.object_ids:
-            record = self._objects.records.get(object_id)
-            if record is not None and record.remote is not None:
-                record.remote.nodes.pop(node, None)
-
-    def _on_forget(self, node: int, message: wire.Forget) -> None:
-        for object_id in message.object_ids:
-            if self.guests.forget(node, object_id):
-                continue
-            record = self._objects.records.get(object_id)
-            if record is None or record.remote is None or record.remote.is_ours:
-                continue
-            record.remote.forgotten = True
-            self._objects.release(peer_process(node), [object_id])
-            self._objects.settle(record)
-
     # --- nodes that leave -----------------------------------------------------------------
 
     def _on_part(self, node: int, message: wire.Part) -> None:
@@ -667,8 +521,3 @@ class BetweenNodes:
         if self.fetching.is_busy:
             return "objects on their way here"
         return "answers of other nodes" if self.borrowing.has_to_tell else ""
-
-
-def _without_owner(object_id: ObjectID, cause: str) -> ObjectValue:
-    error = OwnerDiedError(f"object {object_id.hex()} is lost: {cause}")
-    return ObjectValue(object_id, _ERROR, serialize_error(error))

@@ -26,6 +26,7 @@ PURE = (
     "raydask/local_scheduler/draining.py",
     "raydask/local_scheduler/evacuation.py",
     "raydask/local_scheduler/memory_report.py",
+    "raydask/local_scheduler/peer_objects.py",
     "raydask/global_scheduler/bundles.py",
     "raydask/global_scheduler/departures.py",
     "raydask/global_scheduler/division.py",
