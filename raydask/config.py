@@ -63,6 +63,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         How long a node that has joined a cluster does without its head before it ends.
     infeasible_seconds : float
         How long a task that no node could run waits for one that can, before it fails.
+    locality : bool
+        Whether tasks go to the nodes that have their large inputs; if not, to any, each in turn,
+        and the inputs after them.  For comparison.
     tls_certificate, tls_key, tls_authority : str
         Files, in PEM: what this machine shows, its private key, and who must have signed what
         others show.  All or none; none: connections between machines are not encrypted.
@@ -102,6 +105,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     start_timeout: float = 30.0
     head_seconds: float = 60.0
     infeasible_seconds: float = 30.0
+    locality: bool = True
     tls_certificate: str = ""
     tls_key: str = ""
     tls_authority: str = ""

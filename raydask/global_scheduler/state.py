@@ -366,6 +366,7 @@ class GlobalScheduler:
                 node.reported.workers,
                 node.reported.drivers,
                 node.entry.address,
+                node.reported.sent,
             )
             for node in sorted(self._nodes.values(), key=lambda node: node.number)
         ]

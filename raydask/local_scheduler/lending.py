@@ -179,6 +179,7 @@ class Lending:
         self._jobs: dict[int, set[int]] = {}
         """The nodes that tasks of a job have been lent to."""
         self._reported_at = float("-inf")
+        self._turn = 0
 
     # --- nodes and jobs -------------------------------------------------------------------
 
@@ -244,12 +245,20 @@ class Lending:
             self._work.pass_up(task)
             return
         best = max(at, key=at.__getitem__, default=0)
+        if not self._pool.locality:
+            best = self._any_node()
+            at, here = {best: 1}, 0
         if not best or at[best] <= here:
             self._bring(away)
             return
         size = sum(record.remote.size for record in away if record.remote is not None)
         patience = max(_LEAST_PATIENCE, size / _BANDWIDTH)
         self._shape_of(task).bound.setdefault(best, {})[task.spec.task_id] = (task, now + patience)
+
+    def _any_node(self) -> int:
+        """Return each node in turn; 0: this one."""
+        self._turn = (self._turn + 1) % (len(self.lent) + 1)
+        return (0, *self.lent)[self._turn]
 
     def _bring(self, records: Iterable[ObjectRecord]) -> None:
         for record in records:

@@ -254,6 +254,7 @@ class RequestDesk:
             len(pool.workers),
             server.drivers,
             server.identity.session,
+            server.bytes_sent,
         )
         return sorted([own, *others], key=lambda status: status.node)
 

@@ -151,7 +151,11 @@ class NodeServer:
             Resources(resources, identity.gpus),
             Pipeline(config.pipeline_seconds, config.pipeline_tasks),
             PoolSettings(
-                idle, config.idle_worker_seconds, config.reclaim_after, config.start_timeout
+                idle,
+                config.idle_worker_seconds,
+                config.reclaim_after,
+                config.start_timeout,
+                config.locality,
             ),
             self.store,
             RoomSettings(
@@ -330,8 +334,14 @@ class NodeServer:
                     len(pool.workers),
                     self.drivers,
                     self.core.lent_resources,
+                    self.bytes_sent,
                 )
             )
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes of objects have been sent to other nodes."""
+        return self.links.transfers.bytes_sent if self.links is not None else 0
 
     def _address_of(self, process: ProcessNumber) -> str:
         return os.path.join(self.identity.session, f"w{process}.sock")

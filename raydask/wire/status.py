@@ -26,6 +26,8 @@ class NodeStatus(msgspec.Struct):
         Processes.
     session : str
         The session's folder, on its own machine.
+    sent : int
+        Bytes of objects that it has sent to other nodes, since it started.
     """
 
     node: int
@@ -41,3 +43,4 @@ class NodeStatus(msgspec.Struct):
     workers: int = 0
     drivers: int = 0
     session: str = ""
+    sent: int = 0
