@@ -69,6 +69,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         head, how long it waits for a node's word; at each node, how long it tries to reach another.
     infeasible_seconds : float
         How long a task that no node could run waits for one that can, before it fails.
+    locality : bool
+        Whether tasks go to the nodes that have their large inputs; if not, to any, each in turn,
+        and the inputs after them.  For comparison.
     tls_certificate, tls_key, tls_authority : str
         Files, in PEM: what this machine shows, its private key, and who must have signed what
         others show.  All or none; none: connections between machines are not encrypted.
@@ -110,6 +113,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     head_seconds: float = 60.0
     silent_seconds: float = 15.0
     infeasible_seconds: float = 30.0
+    locality: bool = True
     tls_certificate: str = ""
     tls_key: str = ""
     tls_authority: str = ""

@@ -167,6 +167,7 @@ def status_of(node: NodeRecord, infeasible: int) -> NodeStatus:
         node.reported.drivers,
         node.entry.address,
         node.versions,
+        node.reported.sent,
     )
 
 

@@ -82,6 +82,7 @@ class GlobalLink:
                 len(pool.workers),
                 server.drivers,
                 core.lent_resources,
+                server.bytes_sent,
             )
         )
 

@@ -119,6 +119,7 @@ class Lending:
         self._leaving: set[int] = set()
         self._reported_at = float("-inf")
         self._recalled_at = float("-inf")
+        self._turn = 0
         self._now = 0.0
         self.creation_failed: Callable[[int, wire.TaskResult], bool] = _unexpected
         """Told of results of what is no task that was lent under a lease."""
@@ -189,6 +190,9 @@ class Lending:
             self._work.passed_up.pass_up(task, self._work.now)
             return
         best = max(at, key=at.__getitem__, default=0)
+        if not self._pool.locality:
+            best = self._any_node()
+            at, here = {best: 1}, 0
         if not best:
             self._bring(away)
             return
@@ -204,6 +208,11 @@ class Lending:
     def bring(self, task: TaskRecord) -> None:
         """Have a task's inputs brought here, where it shall run."""
         self._bring(wanted_by(task, self._objects))
+
+    def _any_node(self) -> int:
+        """Return each node in turn; 0: this one."""
+        self._turn = (self._turn + 1) % (len(self._nodes) + 1)
+        return (0, *sorted(self._nodes))[self._turn]
 
     def _bring(self, records: Iterable[ObjectRecord]) -> None:
         for record in records:

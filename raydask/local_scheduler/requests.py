@@ -301,6 +301,7 @@ class RequestDesk:
             server.drivers,
             server.identity.session,
             versions_here(),
+            server.bytes_sent,
         )
         return sorted([own, *others], key=lambda status: status.node)
 

@@ -179,7 +179,11 @@ class NodeServer:
             Resources(resources, identity.gpus),
             Pipeline(config.pipeline_seconds, config.pipeline_tasks),
             PoolSettings(
-                idle, config.idle_worker_seconds, config.reclaim_after, config.start_timeout
+                idle,
+                config.idle_worker_seconds,
+                config.reclaim_after,
+                config.start_timeout,
+                config.locality,
             ),
             self.store,
             RoomSettings(
@@ -310,6 +314,11 @@ class NodeServer:
     def _write_behind(self) -> None:
         assert self._loop is not None
         self._loop.call_later(self.writer.tick(), self._write_behind)
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes of objects have been sent to other nodes."""
+        return self.links.transfers.bytes_sent if self.links is not None else 0
 
     def address_of(self, process: ProcessNumber) -> str:
         """Return the path of a worker's socket for callers of its actor."""

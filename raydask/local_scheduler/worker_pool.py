@@ -65,12 +65,15 @@ class PoolSettings(NamedTuple):
         Seconds after which the tasks behind a long one are taken back.
     start_seconds : float
         How long a job's fork server may take for anything.
+    locality : bool
+        Whether tasks go to the nodes that have their large inputs; if not, to any in turn.
     """
 
     idle: int
     idle_seconds: float
     reclaim_after: float
     start_seconds: float = 30.0
+    locality: bool = True
 
 
 class WorkerPool:
@@ -98,6 +101,7 @@ class WorkerPool:
         journal: Journal,
     ) -> None:
         self._settings = settings
+        self.locality = settings.locality
         self.resources = resources
         self._pipeline = pipeline
         self._objects = objects

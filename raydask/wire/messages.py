@@ -538,7 +538,8 @@ class Heartbeat(msgspec.Struct, array_like=True):
     ``available`` resources, ``queued`` ready tasks, ``queue_seconds`` estimated wait of a
     task that arrives now, ``store_used`` bytes; and for those who watch how many ``tasks`` and
     ``objects`` it knows, and how many ``workers`` and ``drivers`` it has.  ``lent`` is what of
-    its resources the tasks of other homes use.
+    its resources the tasks of other homes use.  ``sent`` is how many bytes of objects it has sent
+    to other nodes so far.
     """
 
     node: int
@@ -551,6 +552,7 @@ class Heartbeat(msgspec.Struct, array_like=True):
     workers: int = 0
     drivers: int = 0
     lent: dict[str, int] = {}
+    sent: int = 0
 
 
 class PassedUp(msgspec.Struct, array_like=True):

@@ -28,6 +28,8 @@ class NodeStatus(msgspec.Struct):
         The session's folder, on its own machine.
     versions : dict of str to str
         Of what its processes run, by names of ``raydask.wire.versions``.
+    sent : int
+        Bytes of objects that it has sent to other nodes, since it started.
     """
 
     node: int
@@ -44,3 +46,4 @@ class NodeStatus(msgspec.Struct):
     drivers: int = 0
     session: str = ""
     versions: dict[str, str] = {}
+    sent: int = 0

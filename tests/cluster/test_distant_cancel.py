@@ -32,9 +32,9 @@ def stall(begun: Gate) -> None:
 
 def deaf(begun: Gate) -> None:
     """Run until killed."""
-    begun.open()
     while True:
         try:
+            begun.open()
             time.sleep(60)
         except BaseException:
             pass
