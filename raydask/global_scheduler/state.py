@@ -441,7 +441,8 @@ class GlobalScheduler:
         for node, placements in placed.items():
             self._actions.append(Send(node, Placed(placements)))
         for (node, demand), identifiers in infeasible.items():
-            detail = describe_infeasible(self._nodes.values(), dict(demand))
+            staying = self._departures.staying(self._nodes.values())
+            detail = describe_infeasible(staying, dict(demand))
             self._actions.append(Send(node, Infeasible(identifiers, detail)))
 
     def _could_run(self, wanted: dict[str, int]) -> bool:

@@ -6,8 +6,10 @@ error), 2 when it was asked for something that makes no sense.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, get_args
@@ -110,6 +112,12 @@ def main() -> None:
     help="With --block: on SIGTERM let the node finish what it does and hand over what it keeps.",
 )
 @_drain_seconds
+@click.option(
+    "--until-eof",
+    is_flag=True,
+    help="With --block: take the end of standard input for SIGTERM, as when who started it dies.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say what runs in one line of JSON.")
 def start(
     head: bool,
     address: str | None,
@@ -126,6 +134,8 @@ def start(
     block: bool,
     drain: bool,
     drain_seconds: float,
+    until_eof: bool,
+    as_json: bool,
 ) -> None:
     """Start a node that stays until `raydask stop`: a cluster's first, or one more."""
     if head == (address is not None):
@@ -134,8 +144,10 @@ def start(
         )
     if address is not None and (port is not None or num_redis_shards is not None):
         raise click.UsageError("--port and --num-redis-shards are for a head")
-    if drain and not block:
-        raise click.UsageError("--drain goes with --block; `raydask stop --drain` does the same")
+    if (drain or until_eof) and not block:
+        raise click.UsageError(
+            "--drain and --until-eof go with --block; `raydask stop --drain` lets a node leave"
+        )
     amounts = _json_option("--resources", resources, dict[str, float], "numbers")
     texts = _json_option("--labels", labels, dict[str, str], "texts")
     with _errors_shown():
@@ -159,9 +171,11 @@ def start(
         )
         if block:
             _heed_sigterm()
+        if until_eof:
+            _heed_eof()
         supervised = launcher.Supervised(options)
         supervised.start()
-        _say_what_runs(options.folder, head)
+        _say_what_runs(options.folder, head, as_json=as_json)
     if block:
         _stay(supervised, options.folder, drain_seconds if drain else None)
     else:
@@ -177,8 +191,13 @@ def _json_option(name: str, text: str, kind: type[T], of: str) -> T:
         ) from error
 
 
-def _say_what_runs(folder: str, head: bool) -> None:
+def _say_what_runs(folder: str, head: bool, *, as_json: bool) -> None:
     endpoint = launcher.endpoint_of_session(folder)
+    if as_json:
+        node = number_of_node(folder)
+        line = msgspec.json.encode({"node": node, "session": folder, "address": endpoint})
+        click.echo(line)
+        return
     if head:
         click.echo(f"raydask runs in {folder} and listens at {endpoint}")
         reachable = parse_endpoint(endpoint).reachable
@@ -194,6 +213,17 @@ def _say_what_runs(folder: str, head: bool) -> None:
 def _heed_sigterm() -> None:
     """End this process on SIGTERM, which it would not even hear as the first of a container."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+
+
+def _heed_eof() -> None:
+    """Take the end of standard input for SIGTERM."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _stay(supervised: launcher.Supervised, folder: str, drain_seconds: float | None) -> None:
