@@ -29,7 +29,6 @@ module                  what it knows
 
 from __future__ import annotations
 
-
 from raydask.compat.distributed.cluster import RaydaskCluster
 from raydask.compat.distributed.hosting import start, stop
 

@@ -191,12 +191,13 @@ class RaydaskCluster(SpecCluster):  # type: ignore[misc]  # distributed has no t
                 "launch": tuple(launch),
             },
         }
-        super().__init__(
-            workers=dict.fromkeys(range(n_nodes), node),
-            scheduler={"cls": Head, "options": {"options": head, "cpus_per_node": cpus_per_node}},
-            worker=node,
-            **cluster,
-        )
+        spec = {"cls": Head, "options": {"options": head, "cpus_per_node": cpus_per_node}}
+        workers = dict.fromkeys(range(n_nodes), node)
+        try:
+            super().__init__(workers=workers, scheduler=spec, worker=node, **cluster)
+        except RuntimeError:
+            self.close()  # its loop, if nothing else
+            raise
 
     @property
     def address(self) -> str:

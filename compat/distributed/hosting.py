@@ -37,8 +37,8 @@ def start(
     """Have a Dask cluster host a raydask cluster; return the address for `raydask.init`.
 
     A node is started beside each worker, with the worker's threads as its CPUs and the worker's
-    memory limit as its own.  From then on the nodes follow the Dask cluster: workers that come bring
-    one, and with a worker that goes its node leaves, once it has finished what it runs and
+    memory limit as its own.  From then on the nodes follow the Dask cluster: workers that come
+    bring one, and with a worker that goes its node leaves, once it has finished what it runs and
     handed over what it keeps.  All ends with the Dask cluster, or with `stop`.
 
     Where the cluster hosts raydask already, that is what is returned.
@@ -76,7 +76,8 @@ def start(
     except BaseException:
         stop(client)
         raise
-    return head.address
+    address: str = head.address
+    return address
 
 
 def stop(client: Client) -> None:

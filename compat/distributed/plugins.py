@@ -63,7 +63,7 @@ def host_of(address: str) -> str:
     return host
 
 
-class HeadPlugin(SchedulerPlugin):
+class HeadPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed has no types
     """Keeps the head of a raydask cluster beside Dask's scheduler.
 
     Parameters
@@ -139,7 +139,7 @@ async def end_head(dask_scheduler: Any = None) -> None:
         await plugin.close()
 
 
-class NodePlugin(WorkerPlugin):
+class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # as above
     """Keeps a node beside one of Dask's workers.
 
     Parameters
@@ -175,6 +175,11 @@ class NodePlugin(WorkerPlugin):
         else:
             self._standby = asyncio.create_task(self._take_over(worker))
 
+    @property
+    def has_node(self) -> bool:
+        """Whether it keeps a node."""
+        return self._process is not None
+
     async def _begin(self, worker: Any) -> None:
         settings = self._settings
         words = ["--address", self._address, "--host", host_of(worker.address)]
@@ -204,9 +209,11 @@ class NodePlugin(WorkerPlugin):
             _log.exception("there is no raydask node on this host any more")
 
     async def teardown(self, worker: Any) -> None:
-        """Let the node leave, and wait for that; when the worker is killed meanwhile, it goes on."""
+        """Let the node leave, and wait for that; if the worker is killed meanwhile, it goes on."""
         if self._standby is not None:
-            self._standby.cancel()
+            if self._lock is None:
+                self._standby.cancel()
+            await asyncio.wait([self._standby])
         process, self._process = self._process, None
         if process is not None:
             await asyncio.to_thread(process.close)
