@@ -93,6 +93,7 @@ def test_nodes_follow_the_dask_cluster_and_nothing_is_lost(
 def test_closing_the_dask_cluster_ends_all(hosts: LocalCluster, client: Client) -> None:
     start(client, object_store_memory=STORE)
     assert len(running_sessions()) == 4
+    client.close()  # the other way round a client leaves its event loop
     hosts.close()
     eventually(nothing_runs, seconds=SECONDS)
 
