@@ -29,6 +29,7 @@ from raydask.driver import api, launcher
 from raydask.driver.observer import ask_cluster, drain_node, number_of_node
 from raydask.driver.session import find_session
 from raydask.errors import ClusterUnavailableError, UsageError
+from raydask.node.external_redis import remove_from_external_redis
 from raydask.session_folder import remove_session_folder
 from raydask.wire.endpoint import Endpoint, parse_endpoint
 from raydask.wire.status import NodeStatus
@@ -97,6 +98,7 @@ class ClusterNode:
                 _kill(process)
             _kill(pid)
             self._supervised.stop()
+        remove_from_external_redis(Path(self.folder))
         remove_session_folder(Path(self.folder))
 
 
@@ -112,6 +114,8 @@ class Cluster:
         Of the head's node, as for `add_node`.
     num_redis_shards : int
         How many Redis servers hold the control state.
+    redis_address : str
+        URLs of Redis servers that hold it instead, as for `raydask start --redis-address`.
 
     Attributes
     ----------
@@ -135,9 +139,11 @@ class Cluster:
         object_store_memory: int = _STORE_BYTES,
         labels: Mapping[str, str] | None = None,
         num_redis_shards: int = 1,
+        redis_address: str = "",
     ) -> None:
         self._secret = secrets.token_hex(16)
         self._shards = num_redis_shards
+        self._redis_address = redis_address
         self.head_node: ClusterNode | None = None
         self.worker_nodes: list[ClusterNode] = []
         if initialize_head:
@@ -194,6 +200,7 @@ class Cluster:
             self._shards,
             labels=labels,
             network=launcher.Network(head, host=_HOST, secret=self._secret),
+            redis_address=self._redis_address if head is None else "",
         )
         supervised = launcher.Supervised(options)
         supervised.start()

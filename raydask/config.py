@@ -50,6 +50,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Seconds after which tasks behind a long one are taken back.
     control_window : float
         Seconds that an entry waits before it is written to the control state.
+    write_barrier : bool
+        Whether tasks and refs leave a node only when the control state has what could rebuild
+        them, should that node die; it costs some 10 µs for each task that another node runs.
     idle_worker_seconds : float
         How long a worker beyond the number of CPUs stays when it has nothing to do.
     preload : str
@@ -61,6 +64,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Seconds within which a session must be up, and what is imported for a job's workers.
     head_seconds : float
         How long a node that has joined a cluster does without its head before it ends.
+    silent_seconds : float
+        How long a machine of a cluster may be silent before the others go on without it: at the
+        head, how long it waits for a node's word; at each node, how long it tries to reach another.
     infeasible_seconds : float
         How long a task that no node could run waits for one that can, before it fails.
     tls_certificate, tls_key, tls_authority : str
@@ -97,10 +103,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_tasks: int = 128
     reclaim_after: float = 0.05
     control_window: float = 1.0
+    write_barrier: bool = True
     idle_worker_seconds: float = 5.0
     preload: str = "numpy,pandas,pyarrow,scipy,dask"
     start_timeout: float = 30.0
     head_seconds: float = 60.0
+    silent_seconds: float = 15.0
     infeasible_seconds: float = 30.0
     tls_certificate: str = ""
     tls_key: str = ""
@@ -151,6 +159,11 @@ class SessionOptions(msgspec.Struct, kw_only=True):
         At which other nodes reach this one, for messages and for objects; 0: any that is free.
     secret : str
         Empty: one is made.
+    redis_address : str
+        URLs of Redis servers that are there already, one a shard, with commas between; empty:
+        the session starts its own.
+    redis_password : str
+        Of those of them whose URL has none.
     """
 
     folder: str
@@ -169,6 +182,8 @@ class SessionOptions(msgspec.Struct, kw_only=True):
     link_port: int = 0
     data_port: int = 0
     secret: str = ""
+    redis_address: str = ""
+    redis_password: str = ""
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Config:

@@ -10,6 +10,7 @@ identifier            bytes  layout
 ``ObjectID``             20  ``TaskID`` (16) | index (4)
 ``ActorID``              16  the ``TaskID`` of the task that creates the actor
 ``FunctionID``           16  BLAKE2b digest of the pickled function
+``PlacementGroupID``     16  a ``TaskID`` that its process has used for no task
 ====================  =====  ======================================================
 
 All numbers are big-endian and unsigned.  Indexes below ``PUT_INDEX`` are returns of the
@@ -42,6 +43,7 @@ TaskID = NewType("TaskID", bytes)
 ObjectID = NewType("ObjectID", bytes)
 ActorID = NewType("ActorID", bytes)
 FunctionID = NewType("FunctionID", bytes)
+PlacementGroupID = NewType("PlacementGroupID", bytes)
 
 TASK_ID_SIZE = 16
 FUNCTION_ID_SIZE = 16
@@ -101,7 +103,7 @@ def is_put(object_id: ObjectID) -> bool:
     return object_id[TASK_ID_SIZE] >= 0x80
 
 
-def home_of(identifier: TaskID | ObjectID | ActorID) -> NodeNumber:
+def home_of(identifier: TaskID | ObjectID | ActorID | PlacementGroupID) -> NodeNumber:
     """Return the number of the node where the identifier was made."""
     return NodeNumber(int.from_bytes(identifier[:4], "big"))
 

@@ -11,6 +11,7 @@ in it                  what
 ``w<process>.sock``    where callers connect to the actor in that worker
 ``redis-<shard>/``     a Redis server's socket, log and append-only file
 ``secret``             the session's secret, which is Redis' password too
+``external-redis``     where the control state is, and how to log in there, if not in the session
 ``endpoint``           where the cluster is reached on a network, if it is
 ``joined``             there, and empty, in the session of a node that has joined a cluster
 ``logs/``              a log for each process
@@ -36,6 +37,7 @@ from raydask.errors import StartError
 NODE_SOCKET = "node.sock"
 GLOBAL_SOCKET = "global.sock"
 SECRET = "secret"
+EXTERNAL_REDIS = "external-redis"
 ENDPOINT = "endpoint"
 JOINED = "joined"
 SPILL = "spill"

@@ -1,8 +1,10 @@
 """Redis as a joined machine reaches it: through the global scheduler, which passes on all bytes.
 
-The head's Redis servers listen on unix sockets.  A connection from elsewhere goes to the global
-scheduler's port, proves that it knows the cluster's secret, and says which shard it is for;
-from then on it is a connection to that server (``global_scheduler.redis_pipes``).
+The head's Redis servers listen on unix sockets, and an external one may be for the head alone.  A
+connection from elsewhere goes to the global scheduler's port, proves that it knows the cluster's
+secret, and says which shard it is for; from then on it is a connection to that server, to
+which the global scheduler has logged in (``global_scheduler.redis_pipes``): the password of
+Redis stays at the head.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class ThroughHead:
     endpoint : Endpoint
         Where the global scheduler listens.
     secret : str
-        The cluster's, which is Redis' password too.
+        The cluster's.
     shard : int
     tls : ssl.SSLContext, optional
         What connections are encrypted with.
@@ -44,6 +46,7 @@ class ThroughHead:
     """
 
     user = ""
+    password = ""
     database = 0
 
     def __init__(
@@ -54,7 +57,7 @@ class ThroughHead:
         tls: ssl.SSLContext | None = None,
         dial: Dial = _dial,
     ) -> None:
-        self.password = secret
+        self._secret = secret
         self._dial = dial
         self._endpoint = endpoint
         self._shard = shard
@@ -65,7 +68,7 @@ class ThroughHead:
 
     def connect(self, timeout: float) -> socket.socket:
         """See ``redis_connection.Address``."""
-        sock = self._dial(self._endpoint, self.password, self._tls, timeout)
+        sock = self._dial(self._endpoint, self._secret, self._tls, timeout)
         try:
             notice_silence(sock)
             sock.settimeout(timeout)

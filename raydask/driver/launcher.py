@@ -32,10 +32,9 @@ from raydask.session_folder import (
     running_sessions,
     sessions_root,
 )
-from raydask.version import VERSION
 from raydask.wire.connection import BlockingConnection, connect_unix
 from raydask.wire.endpoint import Endpoint, looks_like_endpoint, parse_endpoint
-from raydask.wire.handshake import await_welcome
+from raydask.wire.handshake import await_welcome, versions_here
 from raydask.wire.messages import Hello, Welcome
 
 _log = logging.getLogger(__name__)
@@ -80,6 +79,7 @@ def session_options(
     *,
     labels: Mapping[str, str] | None = None,
     network: Network | None = None,
+    redis_address: str = "",
 ) -> SessionOptions:
     """Return the options of a new session, whose folder is made.
 
@@ -91,6 +91,8 @@ def session_options(
         Of the node.
     network : Network, optional
         What other machines have to do with it; nothing, if not given.
+    redis_address : str
+        As in ``SessionOptions``.
 
     Raises
     ------
@@ -111,6 +113,11 @@ def session_options(
     if not isinstance(num_redis_shards, int) or not 1 <= num_redis_shards <= 64:
         raise UsageError(f"num_redis_shards must be from 1 to 64, not {num_redis_shards!r}")
     config = from_environment()
+    password = os.environ.get("RAYDASK_REDIS_PASSWORD", "") if redis_address else ""
+    if redis_address:
+        from raydask.control.control_place import parse_place
+
+        parse_place(redis_address, "", password)  # what is wrong with it is to be said now
     network = network or Network()
     secret = network.secret or _secret_for(network)
     return SessionOptions(
@@ -130,6 +137,8 @@ def session_options(
         link_port=network.link_port,
         data_port=network.data_port,
         secret=secret,
+        redis_address=redis_address,
+        redis_password=password,
     )
 
 
@@ -369,16 +378,23 @@ def connect(
         connection = connect_unix(os.path.join(folder, NODE_SOCKET))
     except OSError as error:
         raise ClusterUnavailableError(f"no node answers in {folder}: {error}") from error
+    import cloudpickle  # noqa: F401  whose version the node compares
+
+    versions = versions_here()
     hello = Hello(
         "driver",
         os.getpid(),
-        VERSION,
-        f"{sys.version_info.major}.{sys.version_info.minor}",
+        versions.pop("raydask"),
+        versions.pop("Python"),
         namespace=namespace,
         search_path=[os.path.abspath(entry or ".") for entry in sys.path],
         folder=os.getcwd(),
         entry_point=sys.argv[0] if sys.argv else "",
         log_to_driver=log_to_driver,
+        others=versions,
     )
     connection.send_message(hello)
-    return connection, await_welcome(connection)
+    welcome = await_welcome(connection)
+    if welcome.warning:
+        _log.warning("%s", welcome.warning)
+    return connection, welcome

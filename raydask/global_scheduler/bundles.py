@@ -18,16 +18,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from raydask.ids import NodeNumber
+from raydask.placement import GroupStrategy
 
-Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 Amounts = Mapping[str, int]
 
 
 def place_bundles(
-    nodes: Mapping[NodeNumber, Amounts], bundles: Sequence[Amounts], strategy: Strategy
+    nodes: Mapping[NodeNumber, Amounts], bundles: Sequence[Amounts], strategy: GroupStrategy
 ) -> list[NodeNumber] | None:
     """Return a node for each bundle; None if there is no room for all of them.
 
@@ -36,7 +35,7 @@ def place_bundles(
     nodes : mapping of NodeNumber to mapping
         What is free there; or all there is, to ask whether the group is feasible at all.
     bundles : sequence of mappings
-    strategy : Strategy
+    strategy : GroupStrategy
     """
     if strategy in ("PACK", "STRICT_PACK"):
         together = _on_one_node(nodes, bundles)
@@ -65,7 +64,7 @@ def place_bundles(
     return [places[index] for index in range(len(bundles))]
 
 
-def _rank(strategy: Strategy, used: int, room: float) -> tuple[float, float]:
+def _rank(strategy: GroupStrategy, used: int, room: float) -> tuple[float, float]:
     """Return what is smallest for the best node, which has so many bundles and so much room."""
     if strategy == "PACK":
         # Of new nodes the largest, which then takes most of what is still to come.

@@ -26,7 +26,7 @@ The steps
 3. Claims keep what they have beyond their shares and nobody else could use, and last what
    is still there is given to whoever can use it.
 
-Filling takes nodes where a claim's inputs are first, then idle nodes, those with most room
+Filling takes nodes where a claim's inputs are first, evenly, then idle nodes, those with most room
 first and as much of each as there is: a home then talks to few nodes.
 """
 
@@ -273,11 +273,24 @@ class Division:
             for node in map(self._nodes.get, reversed(claim.preferred()))
             if node is not None and not node.is_awaited
         ]
+        if preferred:
+            self._take_evenly(claim, target, preferred)
         idle, free = self._idle_for(claim.resources), self._free_for(claim.resources)
         self._take(claim, target, preferred.copy(), _idle_room)
         self._take(claim, target, idle, _idle_room)
         self._take(claim, target, preferred, _free_room)
         self._take(claim, target, free, _free_room)
+
+    def _take_evenly(self, claim: Claim, target: int, preferred: list[Capacity]) -> None:
+        """Take at first no more of any node than all must give for the target."""
+        most = -(-(target - claim.slots) // len(preferred))
+        for node in reversed(preferred):
+            more = min(most - claim.granted.get(node.number, 0), target - claim.slots)
+            room = min(more, _idle_room(node, claim.resources))
+            if room > 0 and node.number != claim.home:
+                _grant(claim, node, room)
+                for name, amount in claim.resources:
+                    node.idle[name] -= amount * room
 
     def _take(
         self,

@@ -6,7 +6,7 @@ another; a short grace later, when the other side's complaint and those of third
 too, and perhaps the end of the other's own connection, this decides:
 
 1. never the head's node: where that ends, everything does;
-2. the one that has lost its connection to the global scheduler, if only one has;
+2. the one that has lost its connection to the global scheduler or says nothing, if only one does;
 3. the one that has lost more nodes: one goes rather than many;
 4. the one that came later, which has the higher number.
 """
@@ -45,7 +45,7 @@ class Partings:
             del self._complaints[pair]
 
     def decide(
-        self, now: float, *, head: NodeNumber | None, connected: Collection[NodeNumber]
+        self, now: float, *, head: NodeNumber | None, in_touch: Collection[NodeNumber]
     ) -> list[tuple[NodeNumber, str]]:
         """Return which nodes must go, and why; the complaints that this answers are dropped.
 
@@ -54,8 +54,8 @@ class Partings:
         now : float
         head : NodeNumber or None
             The head's node.
-        connected : collection of NodeNumber
-            Those that are connected to the global scheduler.
+        in_touch : collection of NodeNumber
+            Those that are connected to the global scheduler and speak.
         """
         gone: list[tuple[NodeNumber, str]] = []
         while due := [
@@ -68,7 +68,7 @@ class Partings:
                 ((node, pair) for pair in due for node in pair if node != head),
                 key=lambda each: (
                     head in each[1],
-                    each[0] not in connected,
+                    each[0] not in in_touch,
                     lost[each[0]],
                     each[0],
                 ),

@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,9 +25,16 @@ import uvloop
 
 from raydask.config import Config
 from raydask.control import schema
+from raydask.control.control_place import ControlPlace
 from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStore, ControlStoreUnavailableError
-from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decode
+from raydask.control.tables import (
+    ActorEntry,
+    NamedActorEntry,
+    NodeEntry,
+    PlacementGroupEntry,
+    decode,
+)
 from raydask.control.write_behind import WriteBehind
 from raydask.errors import ClusterUnavailableError, InternalError, UsageError
 from raydask.global_scheduler import events
@@ -40,7 +47,7 @@ from raydask.serialization import serialize_error
 from raydask.wire import messages as wire
 from raydask.wire.framing import encode
 from raydask.wire.guard import Strangers, guarded_by
-from raydask.wire.handshake import refusal_of
+from raydask.wire.handshake import judge
 from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.tls import server_tls
 
@@ -53,7 +60,7 @@ _CLOSE_SECONDS = 1.0
 _PARENT_CHECK_SECONDS = 1.0
 _READ_AT_ONCE = 500
 
-_Entry = TypeVar("_Entry", NodeEntry, ActorEntry, NamedActorEntry)
+_Entry = TypeVar("_Entry", NodeEntry, ActorEntry, NamedActorEntry, PlacementGroupEntry)
 
 
 class GlobalSchedulerServer:
@@ -68,8 +75,8 @@ class GlobalSchedulerServer:
         Started; nodes get their numbers from it.
     cluster : str
         The cluster's identity.
-    urls : sequence of str
-        Of the Redis servers, in the order of their shards.
+    control : ControlPlace
+        Where the control state is.
     clock : callable
         Seconds since 1970.
     """
@@ -80,14 +87,15 @@ class GlobalSchedulerServer:
         writer: WriteBehind,
         store: ControlStore,
         cluster: str,
-        urls: Sequence[str] = (),
+        control: ControlPlace = ControlPlace([]),  # noqa: B008  (nobody changes it)
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._core = core
         self._writer = writer
         self._store = store
         self._cluster = cluster
-        self._pipes = RedisPipes(urls)
+        self._control = control
+        self._pipes = RedisPipes(control.servers)
         self._joining: set[asyncio.Task[None]] = set()
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -235,7 +243,13 @@ class GlobalSchedulerServer:
     async def _admit(self, protocol: FrameProtocol, message: wire.JoinCluster) -> None:
         """Answer a machine that wants to be a node; in a thread, for Redis may take its time."""
         answer = await asyncio.get_running_loop().run_in_executor(
-            None, answer_to, message, self._store, self._cluster, self._pipes.shards
+            None,
+            answer_to,
+            message,
+            self._store,
+            self._cluster,
+            self._pipes.shards,
+            self._control.prefix,
         )
         protocol.send(answer)
         protocol.close()
@@ -257,7 +271,7 @@ class GlobalSchedulerServer:
         self.handle(events.NodeRegistered(node, message, head))
 
     def _observe(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
-        refusal = refusal_of(hello)
+        refusal, _ = judge(hello, ours="the head", theirs="the observer")
         if refusal:
             error = serialize_error(ClusterUnavailableError(refusal))
             protocol.send(wire.Reply(0, error, b""))
@@ -330,6 +344,7 @@ def _on_create_actor(node: NodeNumber, message: wire.CreateActor) -> events.Even
         message.max_restarts,
         message.detached,
         message.job,
+        message.strategy,
     )
 
 
@@ -356,19 +371,30 @@ _EVENTS: dict[type, Callable[[NodeNumber, Any], events.Event]] = {
     wire.LeaveCluster: _on_leave,
     wire.Demands: _on_demands,
     wire.PassUp: _on_pass_up,
+    wire.WithdrawTasks: lambda node, message: events.TasksWithdrawn(node, message.task_ids),
     wire.CreateActor: _on_create_actor,
     wire.ActorChanged: _on_actor_changed,
     wire.ClaimName: _on_claim_name,
     wire.FindActor: _on_find_actor,
+    wire.CreateGroup: events.GroupRequested,
+    wire.RemoveGroup: lambda node, message: events.GroupRemovalRequested(
+        node, message.number, message.group_id
+    ),
+    wire.ListGroups: lambda node, message: events.GroupsAsked(node, message.number),
+    wire.BundlesReserved: lambda node, message: events.ReservationAnswered(
+        node, message.group_id, message.attempt, message.accepted
+    ),
+    wire.JobEnded: lambda node, message: events.JobEnded(node, message.job),
 }
 
 
 def journals_of(writer: WriteBehind) -> Journals:
-    """Return new tables of the writer for nodes, actors and names."""
+    """Return new tables of the writer for nodes, actors, names and placement groups."""
     return Journals(
         writer.table(schema.node_key),
         writer.table(schema.actor_key),
         writer.table(lambda key: schema.named_actor_key(*key)),
+        writer.table(schema.placement_group_key),
     )
 
 
@@ -383,6 +409,7 @@ def reread(store: ControlStore) -> events.EntriesReread:
         list(_entries(store, schema.NODE_PREFIX, NodeEntry)),
         list(_entries(store, schema.ACTOR_PREFIX, ActorEntry)),
         list(_entries(store, schema.NAMED_ACTOR_PREFIX, NamedActorEntry)),
+        list(_entries(store, schema.PLACEMENT_GROUP_PREFIX, PlacementGroupEntry)),
     )
 
 
@@ -410,7 +437,7 @@ def remove_socket(path: str) -> None:
 
 def run_global_scheduler(
     socket_path: str,
-    urls: list[str],
+    control: ControlPlace,
     secret: str,
     config: Config,
     listener: socket.socket | None,
@@ -421,10 +448,10 @@ def run_global_scheduler(
     ----------
     socket_path : str
         Where nodes connect; it appears once the control state has been reread.
-    urls : list of str
-        Of the Redis servers, in the order of their shards.
+    control : ControlPlace
+        Where the control state is.
     secret : str
-        The cluster's, which is Redis' password too.
+        The cluster's.
     config : Config
     listener : socket.socket or None
         On a network.
@@ -437,11 +464,11 @@ def run_global_scheduler(
         See `run_until_told`.
     """
     parent = os.getppid()
-    store = RedisStore(urls, password=secret)
-    entries, cluster = _reread_when_reachable(store)
+    store = RedisStore(control.servers, prefix=control.prefix)
+    entries, cluster = _reread_when_reachable(store, control.cluster)
     writer = WriteBehind(store, config.control_window)
-    core = GlobalScheduler(journals_of(writer), cluster)
-    server = GlobalSchedulerServer(core, writer, store, cluster, urls)
+    core = GlobalScheduler(journals_of(writer), cluster, config.silent_seconds)
+    server = GlobalSchedulerServer(core, writer, store, cluster, control)
     writer.start()
     server.handle(entries)
     try:
@@ -456,12 +483,12 @@ def run_global_scheduler(
         store.close()
 
 
-def _reread_when_reachable(store: RedisStore) -> tuple[events.EntriesReread, str]:
+def _reread_when_reachable(store: RedisStore, wanted: str) -> tuple[events.EntriesReread, str]:
     """Return what an earlier global scheduler left, and the cluster's identity."""
     while True:
         try:
             store.start()
-            return reread(store), cluster_identity(store)
+            return reread(store), cluster_identity(store, wanted)
         except ControlStoreUnavailableError as error:
             _log.warning("waiting for the control state: %s", error)
             time.sleep(_RETRY_SECONDS)

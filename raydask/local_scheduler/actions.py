@@ -127,6 +127,12 @@ class CancelPull(msgspec.Struct, frozen=True, gc=False):
     number: int
 
 
+class ForgetPull(msgspec.Struct, frozen=True, gc=False):
+    """Use the place of a pull that has ended, and may have failed, for something else."""
+
+    target: int
+
+
 class EndProcess(msgspec.Struct, frozen=True, gc=False):
     """Close the connection of a process that broke the protocol, for this reason."""
 
@@ -155,6 +161,7 @@ Action = (
     | MeasureWorker
     | StartPull
     | CancelPull
+    | ForgetPull
     | EndProcess
     | EndSession
 )

@@ -1,7 +1,8 @@
 """This node among others: who says what, and what it means. Pure.
 
 The parts: `Borrowing` (objects of others that are held here), `Fetching` (objects that are brought
-here and served from here), `Lending` (tasks that others run), `Guests` (tasks of others).  This
+here and served from here), `Lending` (tasks that others run), `Guests` (tasks of others),
+`DistantActors` (actors that live elsewhere), `Hosting` (actors of others that live here).  This
 module is what they have in common: the messages between nodes, and the nodes that come and go.
 There is one as soon as there is another node, and not before: a node that is alone has none of it.
 
@@ -15,18 +16,38 @@ from collections.abc import Callable
 from typing import Any
 
 from raydask.errors import OwnerDiedError
-from raydask.ids import NodeNumber, ObjectID, ProcessNumber, home_of, node_of_peer, peer_process
-from raydask.local_scheduler.actions import Send
+from raydask.ids import (
+    ActorID,
+    NodeNumber,
+    ObjectID,
+    ProcessNumber,
+    home_of,
+    home_of_job,
+    node_of_peer,
+    peer_process,
+)
+from raydask.local_scheduler.actions import EndProcess, Send
+from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.borrowing import Borrowing
+from raydask.local_scheduler.distant_actors import DistantActors
 from raydask.local_scheduler.draining import Draining
 from raydask.local_scheduler.evacuation import Evacuation
 from raydask.local_scheduler.fetching import Arrived, Fetching
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.guests import Guests
-from raydask.local_scheduler.lending import Lending, wanted_by, whereabouts
+from raydask.local_scheduler.hosting import Hosting
+from raydask.local_scheduler.inputs import wanted_by, whereabouts
+from raydask.local_scheduler.lending import Lending
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
-from raydask.local_scheduler.records import ObjectRecord, Remote, TaskRecord, TemplateRecord
+from raydask.local_scheduler.peer_checks import PeerChecks, PeerError
+from raydask.local_scheduler.records import (
+    ObjectRecord,
+    Remote,
+    TaskRecord,
+    TemplateRecord,
+    WorkerRecord,
+)
 from raydask.local_scheduler.room import Room
 from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import WorkerPool
@@ -39,6 +60,9 @@ from raydask.wire.messages import ObjectValue, TaskResult, ValueKind
 _STORED = int(ValueKind.STORED)
 _SPILLED = int(ValueKind.SPILLED)
 _ERROR = int(ValueKind.ERROR)
+
+
+Handlers = dict[type, Callable[[int, Any], None]]
 
 
 class BetweenNodes:
@@ -54,10 +78,13 @@ class BetweenNodes:
     store : StoreState
     room : Room
     outgoing : Outgoing
+    actors : ActorTable
     new_template : callable
         Makes the record of a template, for a job and the node that lends its tasks.
     end_job : callable
         Ends all that there is of a job.
+    kill_actor : callable
+        Ends an actor of this node, or its process alone.
     """
 
     def __init__(
@@ -70,8 +97,10 @@ class BetweenNodes:
         store: StoreState,
         room: Room,
         outgoing: Outgoing,
+        actors: ActorTable,
         new_template: Callable[[TaskTemplate, int, int], TemplateRecord],
         end_job: Callable[[int], None],
+        kill_actor: Callable[[ActorID, bool], None],
     ) -> None:
         self._node = node
         self._work = work
@@ -80,12 +109,13 @@ class BetweenNodes:
         self._store = store
         self._outgoing = outgoing
         self._end_job = end_job
+        self._kill_actor = kill_actor
         self.nodes: set[int] = set()
         self._copies: dict[ObjectID, ObjectRecord] = {}
         """Copies of objects of others that nothing here holds, the oldest first."""
         self._taking_in = False
         self._now = 0.0
-        self.borrowing = Borrowing(self._tell)
+        self.borrowing = Borrowing(self._tell, self._act)
         self.fetching = Fetching(node, objects, store, room, outgoing, self._tell, self._arrived)
         self.lending = Lending(
             node,
@@ -102,12 +132,17 @@ class BetweenNodes:
         self.draining: Draining | None = None
         """Set while this node itself leaves."""
         self.guests = Guests(work, objects, pool, store, functions, self.borrowing, new_template)
+        self.distant = DistantActors(
+            node, self.nodes, work, objects, actors, self.lending, outgoing, self._tell
+        )
+        self.hosting = Hosting(work, pool, self.borrowing)
+        self._actors = actors
+        self._checks = PeerChecks(node, work, objects, self.lending, self.guests)
         objects.abroad = self
         work.elsewhere = self
-        self._handlers = self._table()
+        self._handlers = {**self._on_tasks(), **self._on_objects(), **self._on_actors()}
 
-    def _table(self) -> dict[type, Callable[[int, Any], None]]:
-        """Return what handles each message."""
+    def _on_tasks(self) -> Handlers:
         return {
             wire.Lend: self._on_lend,
             wire.LentResults: self._on_lent_results,
@@ -116,6 +151,10 @@ class BetweenNodes:
             wire.RecallTasks: self._on_recall,
             wire.CancelLent: self.guests.cancel,
             wire.EndGuestJob: self._on_end_job,
+        }
+
+    def _on_objects(self) -> Handlers:
+        return {
             wire.Borrow: self._on_borrow,
             wire.Borrowed: lambda node, said: self.borrowing.answered(said.number),
             wire.Release: self._on_release,
@@ -131,12 +170,31 @@ class BetweenNodes:
             wire.Forget: self._on_forget,
             wire.Part: self._on_part,
             wire.Parted: self._on_parted,
+            wire.ReturnValues: self._on_return_values,
+        }
+
+    def _on_actors(self) -> Handlers:
+        distant = self.distant
+        return {
+            wire.ActorCreated: distant.created,
+            wire.ActorProcessDied: lambda node, said: distant.process_died(
+                node, said.actor_id, said.cause
+            ),
+            wire.EndActorProcess: lambda node, said: self.hosting.end(said.actor_id, said.cause),
+            wire.FollowActor: lambda node, said: self._actors.follow(
+                peer_process(node), said.actor_id, self._now
+            ),
+            wire.ActorLocated: distant.located,
+            wire.KillActor: lambda node, said: self._kill_actor(said.actor_id, said.no_restart),
         }
 
     @property
     def messages(self) -> frozenset[type]:
         """The kinds of messages that another node may send."""
         return frozenset(self._handlers)
+
+    def _act(self, action: Any) -> None:
+        self._outgoing.actions.append(action)
 
     def _tell(self, node: int, message: object) -> None:
         if node in self.nodes:
@@ -151,13 +209,24 @@ class BetweenNodes:
         self.nodes.update(nodes)
 
     def said(self, node: int, message: object, now: float) -> None:
-        """Take in what another node says."""
+        """Take in what another node says, or have its link closed if that cannot be."""
         self._now = now
-        if node in self.nodes:
-            process = peer_process(node)
-            if process not in self._objects.held:
-                self._objects.join(process)
-            self._handlers[type(message)](node, message)
+        if node not in self.nodes:
+            return
+        try:
+            self._checks.check(node, message)
+        except PeerError as error:
+            reason = f"it sent a wrong {type(message).__name__}: {error}"
+            self._outgoing.actions.append(EndProcess(peer_process(node), reason))
+            return
+        self._join(node)
+        self._handlers[type(message)](node, message)
+
+    def _join(self, node: int) -> None:
+        """Let a node hold objects here, if it does not yet."""
+        process = peer_process(node)
+        if process not in self._objects.held:
+            self._objects.join(process)
 
     def nodes_leave(self, nodes: list[int], now: float) -> None:
         """Begin nothing new with nodes that leave, and bring here what they keep."""
@@ -181,11 +250,18 @@ class BetweenNodes:
             self.evacuation.node_lost(node)
             self.borrowing.node_lost(node)
             self._objects.leave(peer_process(node))
+            self.hosting.node_lost(node)
             for job in self.guests.node_lost(node):
-                self._end_job(job)
+                self._end_guest_job(job)
             self._objects_without(node, cause)
             self.fetching.node_lost(node)
             self.lending.node_lost(node, cause, now)
+            self.distant.node_lost(node, cause)
+
+    def _end_guest_job(self, job: int) -> None:
+        """End a job that has ended at its home; detached actors here may keep some of it."""
+        self.guests.jobs.pop(job, None)
+        self._end_job(job)
 
     def job_ended(self, job: int) -> None:
         """Have a job end on other nodes too."""
@@ -342,8 +418,7 @@ class BetweenNodes:
     def inputs_exist(self, task: TaskRecord) -> None:
         """Bring a guest's inputs here; decide where a task of this node runs."""
         if task.is_guest:
-            for record in wanted_by(task, self._objects):
-                self.fetching.want(record, urgent=False)
+            self.bring(task)
         else:
             self.lending.place(task, self._work.now)
 
@@ -359,6 +434,25 @@ class BetweenNodes:
     def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Report how a guest has ended."""
         self.guests.ended(task, result)
+
+    def creation_ended(self, worker: WorkerRecord, task: TaskRecord, result: TaskResult) -> None:
+        """Take in how the creation of another node's actor has ended."""
+        self.hosting.creation_ended(worker, task, result, self._now)
+
+    def creation_died(self, task: TaskRecord, cause: str) -> None:
+        """Report that a worker has died while it created another node's actor."""
+        self.hosting.creation_died(task, cause)
+
+    def bring(self, task: TaskRecord) -> None:
+        """Bring the inputs of a task here."""
+        for record in wanted_by(task, self._objects):
+            self.fetching.want(record, urgent=False)
+
+    def decline(self, task: TaskRecord) -> None:
+        """Give a guest back that this node has no place for any more."""
+        home = node_of_peer(task.submitter)
+        self._work.dismiss(task)
+        self.borrowing.say(home, wire.GiveBack([task.spec.task_id]))
 
     def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
         """Cancel a task that another node has, with `recursive` also what it has submitted."""
@@ -408,8 +502,36 @@ class BetweenNodes:
             self.borrowing.say(node, wire.GiveBack(task_ids))
 
     def _on_end_job(self, node: int, message: wire.EndGuestJob) -> None:
-        if message.job in self.guests.jobs:
-            self._end_job(message.job)
+        self.guests.forget_templates(node, message.job)
+        # A job of this node's own is not for others to end.
+        if node in self.guests.jobs.get(message.job, ()) and home_of_job(message.job) != self._node:
+            self._end_guest_job(message.job)
+
+    # --- results of calls -----------------------------------------------------------------
+
+    def return_values(
+        self, maker: ProcessNumber, node: int, holder: int, values: list[ObjectValue]
+    ) -> None:
+        """Give a process of another node what an actor here has made for it."""
+        if node in self.nodes:
+            self._join(node)
+        sealed = []
+        for value in values:
+            record = self._objects.records.get(value.object_id)
+            if record is not None and record.remote is not None and record.value is None:
+                self.fetching.unwanted(record)  # an earlier answer is elsewhere; this one is here
+            sealed.append(self._work.seal(maker, value))
+        self.guests.return_values(node, holder, sealed)
+
+    def _on_return_values(self, node: int, message: wire.ReturnValues) -> None:
+        process = ProcessNumber(message.process)
+        for value in message.values:
+            self.lending.deliver(node, value, process)
+            if value.kind == _STORED:
+                # It is not brought here before anybody wants it here.
+                self._outgoing.ready(process, value.object_id)
+            else:
+                self._objects.request(process, [value.object_id])
 
     # --- messages about objects -----------------------------------------------------------
 
@@ -432,11 +554,12 @@ class BetweenNodes:
             return
         if home_of(place.object_id) == node:
             remote.asked = False
-        remote.nodes = {each: True for each in place.nodes if each != self._node}
+        # Its home may not know yet that one of them is dead, and that would never answer.
+        remote.nodes = {each: True for each in place.nodes if each in self.nodes}
         remote.size = place.size
         if not remote.exists:
             self._work.found_elsewhere(record, [])
-        self.fetching.located(record)
+        self.fetching.located(record, nowhere=not place.nodes)
         if (remote.wanting and any(task.is_guest for task in remote.wanting)) or record.waiters:
             self.fetching.want(record, urgent=bool(record.waiters))
 
@@ -487,10 +610,12 @@ class BetweenNodes:
             if record is None:
                 unknown.append(object_id)
                 continue
-            if record.remote is None:
-                whereabouts(record, self._node, node)
-            if record.remote is not None and record.remote.is_ours:
-                record.remote.nodes[node] = True
+            if record.remote is None and record.value is not None:
+                if record.value.kind in (_STORED, _SPILLED):
+                    whereabouts(record, self._node, node)
+            remote = record.remote
+            if remote is not None and remote.is_ours and remote.exists:
+                remote.nodes[node] = True
         if unknown:
             self._tell(node, wire.Forget(unknown))
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from raydask.ids import ObjectID, home_of
 from raydask.local_scheduler.records import ObjectRecord
 from raydask.wire.messages import Borrow, Release
 
 Tell = Callable[[int, object], None]
+_HERE = 0
 
 
 class Borrowing:
@@ -28,10 +30,13 @@ class Borrowing:
     ----------
     tell : callable
         Sends a node a message.
+    act : callable
+        Has something done on this node.
     """
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, act: Callable[[Any], None]) -> None:
         self._tell = tell
+        self._act = act
         self._numbers = 0
         self._new: dict[int, list[ObjectID]] = {}
         self._unanswered: dict[int, int] = {}
@@ -59,6 +64,10 @@ class Borrowing:
     def say(self, node: int, message: object) -> None:
         """Tell a node something that may let it let go, once all that is borrowed is known."""
         self._waiting.append((-1, node, message))
+
+    def then(self, action: object) -> None:
+        """Have something done here, once all that is borrowed is known."""
+        self._waiting.append((-1, _HERE, action))
 
     def answered(self, number: int) -> None:
         """Note that a home knows what was borrowed under this number."""
@@ -106,7 +115,10 @@ class Borrowing:
         for after, node, message in self._waiting:
             after = self._numbers if after < 0 else after
             if after < oldest and not kept:
-                self._tell(node, message)
+                if node == _HERE:
+                    self._act(message)
+                else:
+                    self._tell(node, message)
             else:
                 kept.append((after, node, message))
         self._waiting = kept

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from raydask.ids import ObjectID, ProcessNumber
-from raydask.local_scheduler.records import ObjectRecord, TaskRecord
+from raydask.local_scheduler.records import ObjectRecord, TaskRecord, WorkerRecord
 from raydask.wire.messages import TaskResult
 
 
@@ -52,8 +52,20 @@ class Elsewhere(Protocol):
     def guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
         """Report how a task of another node has ended."""
 
+    def decline(self, task: TaskRecord) -> None:
+        """Give a guest back that this node has no place for any more."""
+
     def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
         """Cancel a task that another node has, with `recursive` also what it has submitted."""
 
     def closed(self, task: TaskRecord) -> None:
         """Forget a task that has ended while some of its inputs were elsewhere."""
+
+    def bring(self, task: TaskRecord) -> None:
+        """Bring the inputs of a task here."""
+
+    def creation_ended(self, worker: WorkerRecord, task: TaskRecord, result: TaskResult) -> None:
+        """Take in how the creation of another node's actor has ended."""
+
+    def creation_died(self, task: TaskRecord, cause: str) -> None:
+        """Report that a worker has died while it created another node's actor."""

@@ -15,6 +15,10 @@ came to it.  A node asks the last of those that came before it, and one that has
 fetch serves what it has of it: so a broadcast goes through the nodes like through a pipeline, and
 nobody waits in a circle.  When none of them can give it, the home is asked again and names only
 nodes that have all of it.
+
+Who reads along with a fetch that comes to nothing has been told a place, and may only begin to
+read there.  So the place is used for nothing else before he has said that he is done with it, and
+until then his reading is refused there.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import NamedTuple
 
 from raydask.errors import ObjectLostError
 from raydask.ids import NodeNumber, ObjectID, ProcessNumber, home_of, peer_process
-from raydask.local_scheduler.actions import CancelPull, StartPull
+from raydask.local_scheduler.actions import CancelPull, ForgetPull, StartPull
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import Fetch, ObjectRecord
@@ -43,6 +47,10 @@ _MOST = 32
 """How many objects are brought at once."""
 _ATTEMPTS = 5
 """How often a source is asked that breaks off; whether it is dead is not for this node to say."""
+_ROUNDS = 8
+"""How often an object's home is asked again, before the object is given up."""
+_PAUSE = 0.05
+"""Seconds before the second of these rounds begins; each pause is twice as long as the last."""
 _SHARE = 4
 """The part of the store that they may take: 1 / this."""
 
@@ -52,6 +60,23 @@ class Arrived(NamedTuple):
 
     record: ObjectRecord
     value: ObjectValue
+
+
+class _Remnant:
+    """A place that a fetch had which has come to nothing."""
+
+    __slots__ = ("is_written", "object_id", "offset", "readers", "size")
+
+    def __init__(
+        self, object_id: ObjectID, offset: int, size: int, readers: dict[int, int], is_written: bool
+    ) -> None:
+        self.object_id = object_id
+        self.offset = offset
+        self.size = size
+        self.readers = readers
+        """Nodes that were told to read there, and how often."""
+        self.is_written = is_written
+        """Whether a pull writes there that has been cancelled and has not ended."""
 
 
 class Fetching:
@@ -91,10 +116,14 @@ class Fetching:
         self._fetches: dict[int, ObjectRecord] = {}
         """By number: those that have room or wait for it."""
         self._queued: dict[ObjectID, ObjectRecord] = {}
+        self._urgent: dict[ObjectID, None] = {}
+        """Of what is queued, what a process waits for."""
         self._abandoned: dict[int, int] = {}
         """Fetches that nobody wants any more and that wait for room, and for how much."""
-        self._ending: dict[int, tuple[int, int, int]] = {}
-        """Pulls that were cancelled: where they write, how much, and from which node."""
+        self._remnants: dict[int, _Remnant] = {}
+        """Of fetches that have ended, by number, as long as anybody writes or reads there."""
+        self._paused: dict[int, float] = {}
+        """Fetches that begin another round, and when; negative: that is to be set."""
         self._bytes = 0
         self._limit = max(1, store.capacity // _SHARE)
         self._serving: dict[ObjectID, dict[int, int]] = {}
@@ -110,15 +139,17 @@ class Fetching:
             return
         fetch = remote.fetch
         if fetch is not None:
-            fetch.urgent = fetch.urgent or urgent
+            if urgent and record.object_id in self._queued:
+                self._urgent[record.object_id] = None
             return
         if not remote.exists:
             self.ask_home(record)
             return
         self._numbers += 1
         fetch = remote.fetch = Fetch(self._numbers, record.object_id)
-        fetch.urgent = urgent
         self._queued[record.object_id] = record
+        if urgent:
+            self._urgent[record.object_id] = None
 
     def ask_home(self, record: ObjectRecord) -> None:
         """Ask an object's home for it, or where it is."""
@@ -141,38 +172,59 @@ class Fetching:
         fetch = record.remote.fetch if record.remote is not None else None
         return fetch is not None and bool(fetch.followers or self._serving.get(record.object_id))
 
-    def located(self, record: ObjectRecord) -> None:
-        """Go on with a fetch whose home has named other sources."""
+    def located(self, record: ObjectRecord, *, nowhere: bool) -> None:
+        """Go on with a fetch whose home has named other sources, or that there are none.
+
+        They may be nodes that this one does not know of yet.
+        """
         fetch = record.remote.fetch if record.remote is not None else None
-        if fetch is not None and fetch.offset >= 0 and not fetch.source and not fetch.placed:
-            fetch.tried.clear()
-            if record.remote is not None and record.remote.nodes:
-                self._ask_source(record, fetch)
-            else:
-                self._end(record, fetch)
-                self.lose(record, "no node has it")
+        if fetch is None or fetch.offset < 0 or fetch.source or fetch.number in self._paused:
+            return
+        fetch.rounds += 1
+        fetch.tried.clear()
+        if nowhere:
+            self._end(record, fetch)
+            self.lose(record, "no node has it")
+        elif fetch.rounds > _ROUNDS:
+            self._end(record, fetch)
+            self.lose(record, f"it cannot be fetched from where it is: {fetch.error}")
+        elif fetch.rounds > 1:
+            self._paused[fetch.number] = -1.0
+        else:
+            self._ask_source(record, fetch)
 
     def _end(self, record: ObjectRecord, fetch: Fetch) -> None:
         remote = record.remote
         assert remote is not None
         remote.fetch = None
         self._queued.pop(record.object_id, None)
+        self._urgent.pop(record.object_id, None)
         self._refuse_followers(fetch)
         if self._fetches.pop(fetch.number, None) is None:
             return
         self._bytes -= remote.size
+        self._paused.pop(fetch.number, None)
         if fetch.offset < 0:
             self._abandoned[fetch.number] = remote.size
-        elif fetch.placed:
-            self._ending[fetch.number] = (fetch.offset, remote.size, fetch.source)
-            self._serving.pop(record.object_id, None)
+            return
+        readers = self._serving.pop(record.object_id, {})
+        self._remnants[fetch.number] = _Remnant(
+            record.object_id, fetch.offset, remote.size, readers, fetch.placed
+        )
+        if fetch.placed:
             self._outgoing.actions.append(CancelPull(fetch.number))
+        if fetch.source:
+            # It says where it has the object, and keeps it there until it is told this.
             self._tell(fetch.source, wire.Unpin([record.object_id]))
-        else:
-            self._store.abandon(_ITSELF, fetch.offset, remote.size)
-            if fetch.source:
-                # It will say where it has it, and keep it there until it is told this.
-                self._tell(fetch.source, wire.Unpin([record.object_id]))
+        self._clear(fetch.number)
+
+    def _clear(self, number: int) -> None:
+        """Have a place used again that nobody writes to or reads from any more."""
+        remnant = self._remnants[number]
+        if not remnant.is_written and not remnant.readers:
+            del self._remnants[number]
+            self._store.abandon(_ITSELF, remnant.offset, remnant.size)
+            self._outgoing.actions.append(ForgetPull(remnant.offset))
 
     def _refuse_followers(self, fetch: Fetch) -> None:
         followers, fetch.followers = fetch.followers, []
@@ -183,6 +235,8 @@ class Fetching:
 
     def advance(self, now: float) -> None:
         """Take room for what is next; called after each event."""
+        if self._paused:
+            self._end_pauses(now)
         while self._queued and len(self._fetches) < _MOST:
             record = self._next()
             remote = record.remote
@@ -190,16 +244,24 @@ class Fetching:
             if self._fetches and self._bytes + remote.size > self._limit:
                 return
             del self._queued[record.object_id]
+            self._urgent.pop(record.object_id, None)
             self._fetches[remote.fetch.number] = record
             self._bytes += remote.size
             self._room.request(_ITSELF, remote.fetch.number, remote.size, now)
 
+    def _end_pauses(self, now: float) -> None:
+        for number, until in list(self._paused.items()):
+            record = self._fetches[number]
+            fetch = record.remote.fetch if record.remote is not None else None
+            assert fetch is not None
+            if until < 0:
+                self._paused[number] = now + _PAUSE * 2 ** (fetch.rounds - 2)
+            elif now >= until:
+                del self._paused[number]
+                self._ask_source(record, fetch)
+
     def _next(self) -> ObjectRecord:
-        for record in self._queued.values():
-            if record.remote is not None and record.remote.fetch is not None:
-                if record.remote.fetch.urgent:
-                    return record
-        return next(iter(self._queued.values()))
+        return self._queued[next(iter(self._urgent or self._queued))]
 
     def room_answered(self, number: int, offset: int, error: bytes) -> None:
         """Go on with a fetch that has room now, or fail it."""
@@ -252,7 +314,7 @@ class Fetching:
             self._tell(fetch.source, wire.Fetch([record.object_id]))
             return
         self._end(record, fetch)
-        self.lose(record, "no node that had it could give it")
+        self.lose(record, f"no node that had it could give it: {fetch.error}")
 
     def lose(self, record: ObjectRecord, cause: str) -> None:
         """Put an error in the place of an object that is nowhere any more."""
@@ -287,13 +349,15 @@ class Fetching:
         fetch = remote.fetch
         if fetch is not None and fetch.source == node and not fetch.placed:
             fetch.tried[node] = _ATTEMPTS
+            fetch.error = f"node {node} does not have it"
             self._ask_source(record, fetch)
 
     def pull_ended(self, number: int, error: str) -> None:
         """Take in an object that has come, or ask another source."""
-        cancelled = self._ending.pop(number, None)
-        if cancelled is not None:
-            self._store.abandon(_ITSELF, cancelled[0], cancelled[1])
+        remnant = self._remnants.get(number)
+        if remnant is not None:
+            remnant.is_written = False
+            self._clear(number)
             return
         record = self._fetches.get(number)
         if record is None:
@@ -304,8 +368,8 @@ class Fetching:
         object_id = record.object_id
         self._tell(fetch.source, wire.Unpin([object_id]))
         if error:
-            # Whoever read along has been cut off, and will ask others.
-            self._serving.pop(object_id, None)
+            # Whoever reads along is cut off, and will ask others; or he has yet to begin.
+            fetch.error = error
             fetch.tried[fetch.source] = fetch.tried.get(fetch.source, 0) + 1
             self._ask_source(record, fetch)
             return
@@ -363,11 +427,11 @@ class Fetching:
     def unpin(self, node: int, object_ids: list[ObjectID]) -> None:
         """Note that a node has read these, or has given up waiting for them."""
         for object_id in object_ids:
+            if self._remnants and self._left_remnant(node, object_id):
+                continue
             readers = self._serving.get(object_id)
             if readers and node in readers:
-                readers[node] -= 1
-                if not readers[node]:
-                    del readers[node]
+                _count_less(readers, node)
                 continue
             record = self._objects.records.get(object_id)
             if record is not None and record.remote is not None and record.remote.fetch is not None:
@@ -377,10 +441,22 @@ class Fetching:
                     continue
             self._objects.unpin(peer_process(node), (object_id,))
 
+    def _left_remnant(self, node: int, object_id: ObjectID) -> bool:
+        """Note that a node is done with a place where there is nothing, if it was told one."""
+        for number, remnant in self._remnants.items():
+            if remnant.object_id == object_id and node in remnant.readers:
+                _count_less(remnant.readers, node)
+                self._clear(number)
+                return True
+        return False
+
     # --- deaths ---------------------------------------------------------------------------
 
     def node_lost(self, node: int) -> None:
         """Fetch from others what a dead node was asked for."""
+        for number, remnant in list(self._remnants.items()):
+            if remnant.readers.pop(node, None) is not None:
+                self._clear(number)
         for readers in self._serving.values():
             readers.pop(node, None)
         for record in list(self._objects.records.values()):
@@ -399,4 +475,10 @@ class Fetching:
     @property
     def is_busy(self) -> bool:
         """Whether anything is being brought here."""
-        return bool(self._fetches or self._queued or self._ending)
+        return bool(self._fetches or self._queued or self._remnants)
+
+
+def _count_less(readers: dict[int, int], node: int) -> None:
+    readers[node] -= 1
+    if not readers[node]:
+        del readers[node]

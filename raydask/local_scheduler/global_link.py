@@ -6,7 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from raydask.local_scheduler import events
+from raydask.placement import ungrouped
 from raydask.wire import messages as wire
+from raydask.wire.handshake import versions_here
 from raydask.wire.loop_connection import FrameProtocol
 
 if TYPE_CHECKING:
@@ -37,13 +39,16 @@ class GlobalLink:
                 os.getpid(),
                 identity.session,
                 os.uname().nodename,
-                server.core.pool.resources.total,
+                ungrouped(server.core.pool.resources.total),
                 dict(identity.labels),
                 identity.arena_size,
                 server.core.actors.living,
                 identity.link,
                 identity.data,
                 identity.cluster,
+                versions_here(),
+                server.core.bundles.held,
+                server.core.jobs,
             )
         )
         server.handle(events.GlobalSchedulerCame())
@@ -87,9 +92,17 @@ class GlobalLink:
         elif isinstance(message, wire.Placed):
             server.handle(events.TasksPlaced(message.placements))
         elif isinstance(message, wire.Infeasible):
-            server.handle(events.TasksFoundInfeasible(message.task_ids, message.detail))
+            server.handle(
+                events.TasksFoundInfeasible(message.task_ids, message.detail, message.final)
+            )
         elif isinstance(message, wire.Leases):
             server.handle(events.LeasesChanged(message.leases))
+        elif isinstance(message, wire.ReserveBundles):
+            server.handle(events.BundlesWanted(message.group_id, message.attempt, message.bundles))
+        elif isinstance(message, wire.ReturnBundles):
+            server.handle(events.BundlesUnwanted(message.group_id, message.indexes, message.cause))
+        elif isinstance(message, wire.GroupJudged):
+            server.handle(events.GroupWasJudged(message.group_id, message.job, message.infeasible))
         elif isinstance(message, wire.NodesAppeared):
             if server.links is not None:
                 server.links.appeared(message.nodes)

@@ -98,6 +98,10 @@ class Guests:
         for spec in message.specs:
             self._work.submit(spec, templates[spec.template], process, job)
 
+    def knows(self, node: int, template: int) -> bool:
+        """Say whether a node has sent the template with this number."""
+        return template in self._templates.get(node, ())
+
     def recall(self, node: int, task_ids: list[TaskID]) -> list[TaskID]:
         """Take back guests that have not begun; return which."""
         found = []
@@ -124,7 +128,9 @@ class Guests:
     def cancel(self, node: int, message: wire.CancelLent) -> None:
         """Cancel guests."""
         records = self._work.records
+        process = peer_process(node)
         tasks = [records[task_id] for task_id in message.task_ids if task_id in records]
+        tasks = [task for task in tasks if task.is_guest and task.submitter == process]
         if message.recursive:
             tasks = self._work.with_children(tasks)
         error = serialize_error(TaskCancelledError("the task was cancelled"))
@@ -136,10 +142,15 @@ class Guests:
         result.values = [self._for_home(node, value) for value in result.values]
         self._results.setdefault(node, []).append(result)
 
+    def return_values(self, node: int, process: int, values: list[ObjectValue]) -> None:
+        """Give a process of another node what an actor here has made for it."""
+        kept = [self._for_home(node, value) for value in values]
+        self._borrowing.say(node, wire.ReturnValues(process, kept))
+
     def _for_home(self, node: int, value: ObjectValue) -> ObjectValue:
         """Keep for a home what it cannot be sent whole; return what it is sent."""
         if value.kind != _STORED:
-            if value.nested and node in self._templates:
+            if value.nested and peer_process(node) in self._objects.held:
                 for nested in value.nested:
                     self._objects.hold(nested)
                 carried = self.carried.setdefault(node, {})
@@ -155,9 +166,10 @@ class Guests:
             record.remote = Remote(is_ours=False)
             self._objects.records[value.object_id] = record
         assert record.remote is not None
-        held.add(value.object_id)
-        record.count += 1
-        record.remote.guards += 1
+        if value.object_id not in held:
+            held.add(value.object_id)
+            record.count += 1
+            record.remote.guards += 1
         if record.value is None:
             record.remote.nested = value.nested
             for nested in value.nested:
@@ -186,11 +198,18 @@ class Guests:
         return True
 
     def end_job(self, job: int) -> None:
-        """Forget a job."""
+        """Forget a job.
+
+        Nodes that do not know yet that it has ended may still lend tasks of it: their templates
+        stay until they say that they do.
+        """
         self.jobs.pop(job, None)
-        for templates in self._templates.values():
-            for number in [each for each, known in templates.items() if known.shape[0] == job]:
-                del templates[number]
+
+    def forget_templates(self, node: int, job: int) -> None:
+        """Forget the templates of a job that has ended at a node which lent tasks of it."""
+        templates = self._templates.get(node, {})
+        for number in [each for each, known in templates.items() if known.shape[0] == job]:
+            del templates[number]
 
     def node_lost(self, node: int) -> list[int]:
         """End the guests of a dead node; return the jobs that end with it."""

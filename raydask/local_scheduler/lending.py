@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from raydask.ids import FunctionID, ObjectID, TaskID
+from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.borrowing import Borrowing
 from raydask.local_scheduler.fetching import Fetching
+from raydask.local_scheduler.inputs import wanted_by, whereabouts
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.policy import ReadyQueue
@@ -44,6 +45,10 @@ _LEAST_PATIENCE = 0.005
 _SOON_SECONDS = 0.01
 """What begins here within this time is not demanded of others."""
 _REPORT_SECONDS = 0.1
+_WORTH_A_SLOT = 0.02
+"""The seconds that a task of unknown duration counts for: it shall have a slot for itself."""
+_MOST_NAMED = 1024
+"""Of how many nodes the global scheduler is told that inputs are there."""
 _GROWTH_SECONDS = 0.005
 """After so much time more demand is reported, if it is a lot more; as leases are not divided more
 often."""
@@ -51,10 +56,10 @@ _GROWTH = 1.25
 _RECALL_SECONDS = 0.05
 """After so much time without an end of any, tasks that wait at a node are recalled."""
 _MOST_RECALLED = 256
+_MOST_COMING = 64
+"""Tasks whose inputs are brought here together."""
 _SAMPLE = 16
 """How many tasks of a queue are looked at to say how long they take."""
-_MOST_NAMED = 8
-"""How many nodes are named at which the inputs of tasks are."""
 _SCANNED = 64
 """How many tasks that should stay are looked at for one that may go."""
 
@@ -115,6 +120,8 @@ class Lending:
         self._reported_at = float("-inf")
         self._recalled_at = float("-inf")
         self._now = 0.0
+        self.creation_failed: Callable[[int, wire.TaskResult], bool] = _unexpected
+        """Told of results of what is no task that was lent under a lease."""
 
     # --- nodes and jobs -------------------------------------------------------------------
 
@@ -146,6 +153,9 @@ class Lending:
         """Have other nodes end what is left of a job, and forget its shapes."""
         for node in self._jobs.pop(job, ()):
             self._tell(node, wire.EndGuestJob(job))
+            templates, functions = self._told_templates[node], self._told_functions[node]
+            templates -= {template for template in templates if template.shape[0] == job}
+            functions -= {mark for mark in functions if mark[0] == job}
         for key in [key for key, shape in self._shapes.items() if shape.job == job]:
             shape = self._shapes.pop(key)
             del self._by_number[shape.number]
@@ -179,12 +189,21 @@ class Lending:
             self._work.passed_up.pass_up(task, self._work.now)
             return
         best = max(at, key=at.__getitem__, default=0)
-        if not best or at[best] <= here:
+        if not best:
             self._bring(away)
             return
         size = sum(record.remote.size for record in away if record.remote is not None)
-        patience = max(_LEAST_PATIENCE, size / _BANDWIDTH)
-        self._shape_of(task).bind(task, best, now + patience)
+        transfer = size / _BANDWIDTH
+        cost = task.template.cost
+        seconds = _WORTH_A_SLOT if cost is None else cost + transfer
+        patience = max(_LEAST_PATIENCE, transfer)
+        if at[best] <= here:
+            best, patience = self._node, 0.0
+        self._shape_of(task).bind(task, best, now + patience, seconds)
+
+    def bring(self, task: TaskRecord) -> None:
+        """Have a task's inputs brought here, where it shall run."""
+        self._bring(wanted_by(task, self._objects))
 
     def _bring(self, records: Iterable[ObjectRecord]) -> None:
         for record in records:
@@ -204,6 +223,7 @@ class Lending:
         shape = self._shapes.get(task.template.shape)
         if shape is not None:
             shape.unbind(task)
+            shape.coming.discard(task.spec.task_id)
 
     # --- leases ---------------------------------------------------------------------------
 
@@ -220,7 +240,7 @@ class Lending:
         """Lend what can be lent, and say what else is wanted; called after each event."""
         self._now = now
         for key, queue in self._pool.queues.items():
-            if queue and key not in self._shapes and not (key[1] or key[2]):
+            if queue and key not in self._shapes and not (key[1] or key[2] or key[4]):
                 head = queue.head()
                 assert head is not None
                 self._shape_of(head)
@@ -254,8 +274,12 @@ class Lending:
 
     def _lend_ready(self, shape: Shape, queue: ReadyQueue) -> None:
         """Lend what is ready here and waits for a worker."""
-        seconds = shape.seconds
-        wait = 0.0 if seconds is None else seconds * len(queue) / max(1, len(queue.workers))
+        head = queue.head()
+        cost = head.template.cost if head is not None else None
+        if cost is None:
+            wait = _WORTH_A_SLOT
+        else:
+            wait = cost * len(queue) / max(1, len(queue.workers))
         most = max(_LARGE, int(wait * _BANDWIDTH / 2))
 
         def may_go(task: TaskRecord) -> bool:
@@ -281,10 +305,14 @@ class Lending:
 
     def _run_anywhere(self, shape: Shape, now: float) -> None:
         """Run tasks that have waited long enough for where their inputs are, if they could run."""
-        room = self._pool.resources.how_often(shape.resources, _SCANNED)
+        resources = self._pool.resources
+        if self._node in shape.bound:
+            # As many as could run here at once may be on their way, so that no worker waits.
+            slots = resources.how_often_in_all(shape.resources, _MOST_COMING)
+            self._take_in(shape, shape.take_bound(self._node, slots - len(shape.coming)))
+        room = resources.how_often(shape.resources, _MOST_COMING) - len(shape.coming)
         if room > 0:
-            for task in shape.impatient(now, room):
-                self._bring(wanted_by(task, self._objects))
+            self._take_in(shape, shape.impatient(now, room))
         while shape.open and shape.waiting:
             node = next(iter(shape.open))
             known = shape.nodes[node]
@@ -297,20 +325,31 @@ class Lending:
                 shape.close(node)
             self._send(node, tasks)
 
+    def _take_in(self, shape: Shape, tasks: list[TaskRecord]) -> None:
+        """Have the inputs of tasks brought here, which will run here then."""
+        for task in tasks:
+            shape.coming.add(task.spec.task_id)
+            self._bring(wanted_by(task, self._objects))
+
     def _recall(self, now: float) -> None:
         """Recall tasks that wait where nothing gets on, if they could begin elsewhere."""
         for key, shape in self._shapes.items():
-            if not shape.lent or shape.waiting or self._pool.queue_of(key):
+            if not shape.lent or shape.waiting or key[4] or self._pool.queue_of(key):
                 continue
             if shape.has_idle_slots or self._pool.resources.how_often(shape.resources, 1):
                 for node, count in shape.stuck(now, _RECALL_SECONDS):
                     self._recall_from(node, key, min(count, _MOST_RECALLED))
 
+    def _has_stored_inputs(self, task: TaskRecord) -> bool:
+        """Say whether a task has inputs that have been, or are being, moved to where it is."""
+        values = (self._objects.records[each].value for each in task.spec.dependencies)
+        return any(value is None or value.kind in (_STORED, _SPILLED) for value in values)
+
     def _recall_from(self, node: int, key: tuple[Any, ...], count: int) -> None:
         latest = (
             task_id
             for task_id, task in reversed(self.lent[node].items())
-            if task.template.shape == key
+            if task.template.shape == key and not self._has_stored_inputs(task)
         )
         task_ids = list(islice(latest, count))
         if task_ids:
@@ -333,7 +372,9 @@ class Lending:
         passed = now - self._reported_at
         due = not 0 <= passed < _REPORT_SECONDS
         for key, shape in self._shapes.items():
-            count = self._count(key, shape)
+            if key[4]:
+                continue  # these need no lease
+            count, seconds = self._estimate(key, shape)
             # Tasks that are bound do not wait long for a lease where their inputs are.
             elsewhere = bool(shape.bound) and not shape.preferred.issuperset(shape.bound)
             if count == shape.reported and not elsewhere:
@@ -344,24 +385,26 @@ class Lending:
                 shape.reported = count
                 shape.preferred = frozenset(shape.bound)
                 nodes = shape.nodes_of_bound(_MOST_NAMED) if shape.bound else []
-                queue = self._pool.queue_of(key)
-                mean = queue.mean_cost(_SAMPLE) if queue else None
-                shape.seconds = shape.seconds if mean is None else mean
-                seconds = -1.0 if shape.seconds is None else shape.seconds
+                nodes = [node for node in nodes if node != self._node]
                 changed.append(ShapeDemand(shape.number, shape.resources, count, seconds, nodes))
         if changed:
             self._reported_at = now
             self._demand(changed)
 
-    def _count(self, key: tuple[Any, ...], shape: Shape) -> int:
-        """Return how many tasks wait for others to run them, and are with others already."""
+    def _estimate(self, key: tuple[Any, ...], shape: Shape) -> tuple[int, float]:
+        """Return how many tasks wait for others to run them, or are with others already.
+
+        And for how many seconds one uses a slot, on average.
+        """
         count = shape.waiting + shape.lent
+        seconds = shape.bound_seconds + shape.lent_seconds
         queue = self._pool.queue_of(key)
         if queue:
             cost = queue.mean_cost(_SAMPLE)
             if cost is None or len(queue) * cost > _SOON_SECONDS * max(1, len(queue.workers)):
                 count += len(queue)
-        return count
+                seconds += len(queue) * (_WORTH_A_SLOT if cost is None else cost)
+        return count, seconds / count if count else -1.0
 
     def _demand(self, demands: list[ShapeDemand]) -> None:
         self._outgoing.actions.append(SendGlobal(wire.Demands(demands)))
@@ -379,21 +422,25 @@ class Lending:
             self._count_lent(self._shape_of(task), node, task)
         self._send(node, tasks)
 
+    def lend_creation(self, node: int, creation: TaskRecord) -> None:
+        """Have a node create an actor that the global scheduler has placed there."""
+        self._send(node, [creation])
+
     def _count_lent(self, shape: Shape, node: int, task: TaskRecord) -> None:
         # The estimate stays with the task: as much is taken off again when it has ended.
-        task.cost = task.template.cost or 0.0
+        cost = task.template.cost
+        task.cost = _WORTH_A_SLOT if cost is None else cost
         shape.lend(node, task.cost, self._now)
+        self.lent.setdefault(node, {})[task.spec.task_id] = task
 
     def _send(self, node: int, tasks: list[TaskRecord]) -> None:
         if not tasks:
             return
-        lent = self.lent.setdefault(node, {})
         told = self._told_templates.setdefault(node, set())
         values: dict[ObjectID, ObjectValue] = {}
         located: dict[ObjectID, wire.Whereabouts] = {}
         templates = []
         for task in tasks:
-            lent[task.spec.task_id] = task
             if task.template not in told:
                 templates.append(self._introduce(node, task.template))
             for object_id in task.spec.dependencies:
@@ -436,16 +483,17 @@ class Lending:
         """Take in how tasks have ended on another node."""
         for result in results:
             task = self._take(node, result.task_id)
+            if task is None and self.creation_failed(node, result):
+                self._let_go(node, result.values)
+                continue
             if task is None or not self._work.lent_ended(task, result):
                 # Nothing is taken over: this comes before the task is lent again.
                 kept = _kept_there(result.values)
                 if kept:
                     self._tell(node, wire.Forget(kept))
                 continue
-            if task.template.cost is not None:
-                self._shape_of(task).seconds = task.template.cost
             for value in result.values:
-                self._deliver(node, value)
+                self.deliver(node, value)
             self._work.close_delivered(task)
 
     def _take(self, node: int, task_id: TaskID) -> TaskRecord | None:
@@ -456,19 +504,30 @@ class Lending:
                 shape.take_back(node, task.cost, self._now)
         return task
 
-    def _deliver(self, node: int, value: ObjectValue) -> None:
+    def deliver(self, node: int, value: ObjectValue, holder: ProcessNumber | None = None) -> None:
+        """Take in a value of an object of ours that a node has made, and keeps if it is stored.
+
+        `holder` is a process that holds the object because it has called for it, if it is new.
+        """
         if value.kind != _STORED:
-            self._work.deliver([value])
+            self._work.deliver([value], holder)
             if value.nested:
                 self._let_go(node, [value])
             return
         record = self._objects.records.get(value.object_id)
+        if record is None and holder is not None:
+            self._objects.create(value.object_id, holder, None)
+            record = self._objects.records[value.object_id]
         if record is None or record.value is not None:
             self._let_go(node, [value])
             return
         remote = record.remote
         if remote is None:
             remote = record.remote = Remote(is_ours=True)
+        if remote.exists:
+            if node not in remote.nodes:
+                self._let_go(node, [value])
+            return
         remote.size = value.size
         remote.nodes[node] = True
         remote.kept_by = node
@@ -502,51 +561,13 @@ class Lending:
             self._tell(task.lent_to, message)
 
 
+def _unexpected(node: int, result: wire.TaskResult) -> bool:
+    return False
+
+
 def _kept_there(values: list[ObjectValue]) -> list[ObjectID]:
     """Return the values that the node which made them keeps until it is told to forget them."""
     return [value.object_id for value in values if value.kind == _STORED or value.nested]
-
-
-def wanted_by(task: TaskRecord, objects: ObjectTable) -> list[ObjectRecord]:
-    """Return the records of a task's inputs that are not here."""
-    records = (objects.records[object_id] for object_id in dict.fromkeys(task.spec.dependencies))
-    return [record for record in records if record.value is None]
-
-
-def whereabouts(
-    record: ObjectRecord, node: int, reader: int, *, whole: bool = False
-) -> wire.Whereabouts:
-    """Return where `reader` can fetch a stored object, and count it among those that fetch it.
-
-    Parameters
-    ----------
-    record : ObjectRecord
-    node : int
-        This one.
-    reader : int
-    whole : bool
-        Whether to name only nodes that have all of the object.
-    """
-    remote = record.remote
-    if remote is None:
-        remote = record.remote = Remote(is_ours=True)
-    if record.value is not None:
-        remote.exists = True
-        remote.size = record.value.size
-        remote.nodes.setdefault(node, True)
-    before = []
-    for each, is_whole in remote.nodes.items():
-        if each == reader:
-            if whole:
-                continue
-            break
-        if is_whole or not whole:
-            before.append(each)
-    if remote.is_ours:
-        if whole:
-            remote.nodes.pop(reader, None)
-        remote.nodes.setdefault(reader, False)
-    return wire.Whereabouts(record.object_id, remote.size, before)
 
 
 def _numbered(task: TaskRecord) -> TaskSpec:

@@ -5,6 +5,9 @@ to j goes over the connection that i has dialed, in order.  A link that is lost 
 messages with it, so the two nodes cannot both go on: the global scheduler is told, and says which
 of them is dead.  Until it does, nothing more is said.  A link that cannot be made is tried again
 for as long as a machine may be silent.
+
+What carries tasks or refs of this node's is said when the control state has what could rebuild
+them (`WriteBarrier`), unless the settings say that it need not.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from raydask.ids import home_of_job
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import CancelPull, StartPull
+from raydask.local_scheduler.actions import CancelPull, ForgetPull, StartPull
+from raydask.local_scheduler.relays import Relays
 from raydask.object_store.partial_objects import PartialObjects
 from raydask.object_store.puller import Puller
 from raydask.object_store.transfer import TransferServer
@@ -31,16 +35,18 @@ from raydask.wire.blocking_guard import GuardedListener, connect_blocking
 from raydask.wire.endpoint import Endpoint, parse_endpoint
 from raydask.wire.guard import Strangers, connect_guarded, guarded_by
 from raydask.wire.loop_connection import FrameProtocol
+from raydask.wire.pipe import PipeEnd
 from raydask.wire.tls import client_tls, server_tls
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.server import NodeServer
+    from raydask.local_scheduler.write_barrier import WriteBarrier
 
 _log = logging.getLogger("raydask.node")
 
 _RETRY_SECONDS = 0.25
-_SILENT_SECONDS = 15.0
-"""How long a machine may be silent before the cluster goes on without it."""
+_NODES = 1 << 32
+"""Numbers of nodes are below this."""
 _MOST_EARLY = 1000
 """How many messages of a node are kept until the global scheduler has said that there is one."""
 
@@ -87,8 +93,8 @@ class NodeLinks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.AbstractServer | None = None
         self._data_listener: GuardedListener | None = None
-        self._targets: dict[int, int] = {}
-        """Where in the arena each pull writes that has not ended."""
+        self.relays = Relays(self._number, self._connect_call, server.address_of)
+        self._barrier: WriteBarrier | None = None
         self._partial = PartialObjects()
         size = server.identity.arena_size
         self.transfers = TransferServer(arena_fd, size, spill_path, self._partial)
@@ -108,6 +114,9 @@ class NodeLinks:
         if self._listener is not None:
             self._listener.close()
         self._strangers.close()
+        self.relays.close()
+        if self._barrier is not None:
+            self._barrier.close()
         for way in self._ways.values():
             self._drop(way)
         for protocol in self._incoming.values():
@@ -129,10 +138,25 @@ class NodeLinks:
                 new.append(number)
         if not new:
             return
+        if self._barrier is None and self._server.config.write_barrier:
+            self._barrier = self._make_barrier()
         self._server.handle(events.NodesCame(new))
         for number in new:
             for message in self._early.pop(number, ()):
                 self._said(number, message)
+
+    def _make_barrier(self) -> WriteBarrier:
+        # A node that is alone has no use for it.
+        from raydask.local_scheduler.lineage import Hurry, Lineage
+        from raydask.local_scheduler.write_barrier import WriteBarrier
+
+        assert self._loop is not None
+        server = self._server
+        core = server.core
+        tables = server.tables
+        hurry = Hurry(tables.tasks.hurry, tables.objects.hurry, tables.functions.hurry)
+        lineage = Lineage(core.tasks, core.objects.records, core.pool.functions, hurry)
+        return WriteBarrier(lineage, server.writer, self._say, self._loop)
 
     def died(self, nodes: list[tuple[int, str]]) -> None:
         """Do without nodes that the global scheduler has declared dead."""
@@ -144,6 +168,7 @@ class NodeLinks:
                 incoming.on_lost = None
                 incoming.close()
             way = self._ways.pop(number, None)
+            self.relays.node_lost(number)
             if way is not None:
                 self._drop(way)
                 self.puller.forget_node(number)
@@ -152,6 +177,8 @@ class NodeLinks:
     def _drop(self, way: _Way) -> None:
         way.is_lost = True
         way.unsent.clear()
+        if self._barrier is not None:
+            self._barrier.forget_node(way.number)
         if way.dialing is not None:
             way.dialing.cancel()
         if way.protocol is not None:
@@ -179,7 +206,16 @@ class NodeLinks:
     # --- messages to others ---------------------------------------------------------------
 
     def send(self, number: int, message: object) -> None:
-        """Send a node a message, when there is a link to it."""
+        """Send a node a message, when it may leave this one and there is a link to it."""
+        way = self._ways.get(number)
+        if way is None or way.is_lost:
+            return
+        if self._barrier is None:
+            self._say(number, message)
+        else:
+            self._barrier.send(number, message)
+
+    def _say(self, number: int, message: object) -> None:
         way = self._ways.get(number)
         if way is None or way.is_lost:
             return
@@ -193,7 +229,7 @@ class NodeLinks:
 
     async def _dial(self, way: _Way) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _SILENT_SECONDS
+        deadline = loop.time() + self._server.config.silent_seconds
         while True:
             try:
                 protocol: FrameProtocol = await connect_guarded(
@@ -224,12 +260,16 @@ class NodeLinks:
         return FrameProtocol(self._on_first_message, None, self._server.writes)
 
     def _on_first_message(self, protocol: FrameProtocol, hello: Any) -> None:
+        if isinstance(hello, wire.Hello) and hello.role == "call" and hello.node not in self._dead:
+            self.relays.serve(protocol, hello.node, hello.process)
+            return
         if not isinstance(hello, wire.Hello) or hello.role != "node":
             _log.warning("a link began with %s", type(hello).__name__)
             protocol.close()
             return
         number = hello.process
-        if number in self._dead or number in self._incoming:
+        is_known = number in self._dead or number in self._incoming or number == self._number
+        if is_known or not 0 < number < _NODES:
             protocol.close()
             return
         self._incoming[number] = protocol
@@ -239,7 +279,13 @@ class NodeLinks:
     def _incoming_lost(
         self, number: int, protocol: FrameProtocol, error: BaseException | None
     ) -> None:
-        if self._incoming.get(number) is protocol:
+        if self._incoming.get(number) is not protocol:
+            return
+        if number not in self._ways:
+            # Whoever that was; a node that is lost before it is known tells of it itself.
+            del self._incoming[number]
+            self._early.pop(number, None)
+        else:
             self._cannot_reach(number, f"its link to this node has ended: {error or 'closed'}")
 
     def _said(self, number: int, message: Any) -> None:
@@ -254,9 +300,16 @@ class NodeLinks:
         between = self._server.core.between
         if between is None or type(message) not in between.messages:
             _log.warning("node %d sent %s", number, type(message).__name__)
-            self._incoming[number].close()
+            self.cut_off(number)
             return
         self._server.handle(events.PeerSaid(number, message))
+
+    def cut_off(self, number: int) -> None:
+        """Close the link of a node that has said what cannot be."""
+        incoming = self._incoming.get(number)
+        if incoming is not None:
+            incoming.on_message = lambda _, message: None  # more may have come with it
+            incoming.close()
 
     def forward_lines(self, job: int, lines: list[wire.LogLine]) -> None:
         """Have lines shown that a worker here has printed for a driver of another node."""
@@ -264,11 +317,18 @@ class NodeLinks:
         if home != self._number:
             self.send(home, wire.JobLines(job, lines))
 
+    # --- calls ----------------------------------------------------------------------------
+
+    async def _connect_call(self, number: int, make_protocol: Callable[[], PipeEnd]) -> object:
+        way = self._ways.get(number)
+        if way is None or way.is_lost:
+            raise ConnectionError(f"node {number} is not to be reached")
+        return await connect_guarded(way.link, self._secret, make_protocol, self._client_tls)
+
     # --- objects --------------------------------------------------------------------------
 
     def start_pull(self, action: StartPull) -> None:
         """Begin to fetch an object's bytes."""
-        self._targets[action.number] = action.target
         self.puller.pull(
             action.number, action.node, action.file, action.source, action.size, action.target
         )
@@ -276,6 +336,10 @@ class NodeLinks:
     def cancel_pull(self, action: CancelPull) -> None:
         """Give up a pull."""
         self.puller.cancel(action.number)
+
+    def forget_pull(self, action: ForgetPull) -> None:
+        """Let what is written to a place from now on be read there."""
+        self._partial.forget(action.target)
 
     def _connect_data(self, number: int) -> socket.socket:
         way = self._ways.get(number)
@@ -286,13 +350,6 @@ class NodeLinks:
     def _pull_ended(self, number: int, error: str) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._take_pull_end, number, error)
+            self._loop.call_soon_threadsafe(self._server.handle, events.PullEnded(number, error))
         except RuntimeError:
             pass  # the loop has ended, and the node with it
-
-    def _take_pull_end(self, number: int, error: str) -> None:
-        target = self._targets.pop(number)
-        self._server.handle(events.PullEnded(number, error))
-        if error and target not in self._targets.values():
-            # Nobody tries again: what comes to lie there next can be served.
-            self._partial.forget(target)

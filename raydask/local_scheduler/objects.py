@@ -230,7 +230,7 @@ class ObjectTable:
                     self._store.free(object_id)
                 elif len(value.data) >= LEAST_COUNTED:
                     self.inline.discard(object_id)
-            for nested in _contents(record):
+            for nested in contents_of(record):
                 inner = self.records.get(nested)
                 if inner is not None:
                     inner.count -= 1
@@ -254,7 +254,7 @@ class ObjectTable:
         inside = {
             object_id: contents
             for object_id, record in records.items()
-            if (contents := _contents(record))
+            if (contents := contents_of(record))
         }
         held_inside = Counter(chain.from_iterable(inside.values()))
         suspects = {
@@ -544,7 +544,7 @@ class ObjectTable:
         return ObjectValue(object_id, _ERROR, serialize_error(error))
 
 
-def _contents(record: ObjectRecord) -> list[ObjectID]:
+def contents_of(record: ObjectRecord) -> list[ObjectID]:
     """Return the objects whose refs the record's value contains, and which it holds."""
     if record.value is not None:
         return record.value.nested

@@ -54,8 +54,15 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING: frozenset(
         (TaskState.READY, TaskState.LENT, TaskState.FAILED, TaskState.CANCELLED)
     ),
+    # Back to WAITING: its placement group has lost the place where it was to run.
     TaskState.READY: frozenset(
-        (TaskState.ASSIGNED, TaskState.LENT, TaskState.FAILED, TaskState.CANCELLED)
+        (
+            TaskState.ASSIGNED,
+            TaskState.LENT,
+            TaskState.WAITING,
+            TaskState.FAILED,
+            TaskState.CANCELLED,
+        )
     ),
     # Given back, or its node has died: back to where its inputs let it be.
     TaskState.LENT: frozenset(
@@ -78,8 +85,8 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
             TaskState.CANCELLED,
         )
     ),
-    # A restarted actor's creation runs again.
-    TaskState.FINISHED: frozenset((TaskState.READY,)),
+    # A restarted actor's creation runs again, here or on another node.
+    TaskState.FINISHED: frozenset((TaskState.READY, TaskState.WAITING, TaskState.LENT)),
     TaskState.FAILED: frozenset(),
     TaskState.CANCELLED: frozenset(),
 }
@@ -98,10 +105,12 @@ class TemplateRecord:
             template.kind == TaskKind.ACTOR_CREATION,
             home,
             tuple(sorted(template.resources.items())),
+            template.strategy is not None,
         )
-        """What its tasks are alike in; the third is the node that lends them, 0: this one."""
+        """What its tasks are alike in; the third is the node that lends them, 0: this one, and
+        the last says whether the global scheduler has placed them."""
         self.feasible = True
-        """Whether this node could ever run its tasks."""
+        """Whether this node could ever run its tasks, and may do so without asking."""
         self.cost: float | None = None
         """Seconds that a call takes, averaged; None before the first has ended."""
         # A task that must not be run twice may not stand behind another when its worker
@@ -371,8 +380,6 @@ class Fetch:
     ----------
     number : int
         Of the pull.
-    urgent : bool
-        Whether a process waits for it.
     offset : int
         Where in the arena it will be; negative: there is no room for it yet.
     source : int
@@ -383,28 +390,34 @@ class Fetch:
         How often nodes have failed to give it.
     followers : list of int
         Nodes that have asked for it here and wait to be told where it will be.
+    rounds : int
+        How often its home has been asked again.
+    error : str
+        Why the last source could not give it.
     """
 
     __slots__ = (
+        "error",
         "followers",
         "number",
         "object_id",
         "offset",
         "placed",
+        "rounds",
         "source",
         "tried",
-        "urgent",
     )
 
     def __init__(self, number: int, object_id: ObjectID) -> None:
         self.number = number
         self.object_id = object_id
-        self.urgent = False
         self.offset = -1
         self.source = 0
         self.placed = False
         self.tried: dict[int, int] = {}
         self.followers: list[int] = []
+        self.rounds = 0
+        self.error = "nobody has it"
 
 
 class FunctionRecord:
@@ -486,7 +499,7 @@ class WorkerRecord:
 
 
 class ActorRecord:
-    """An actor that lives on this node."""
+    """An actor that this node is the home of, and where it lives or is to live."""
 
     __slots__ = (
         "actor_id",
@@ -494,7 +507,10 @@ class ActorRecord:
         "cause",
         "creation",
         "followers",
+        "host",
         "incarnation",
+        "pid",
+        "process",
         "restarts_left",
         "state",
         "worker",
@@ -505,6 +521,13 @@ class ActorRecord:
         self.creation = creation
         self.state = ActorState.PENDING
         self.worker: WorkerRecord | None = None
+        """Its process, if that is here."""
+        self.host = 0
+        """The other node that its creation was lent to, and where it lives; 0: none."""
+        self.process = ProcessNumber(0)
+        """Its worker, as its node counts them."""
+        self.pid = 0
+        """Of its process, if that is on another node."""
         self.incarnation = 0
         options = creation.template.template.actor
         self.restarts_left = options.max_restarts if options is not None else 0

@@ -12,14 +12,16 @@ import msgspec
 
 from raydask.control import tables
 from raydask.errors import RaydaskError, UsageError
-from raydask.ids import ActorID, ProcessNumber, TaskID
+from raydask.ids import ActorID, PlacementGroupID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
 from raydask.local_scheduler.call_sites import CallSiteTable
 from raydask.local_scheduler.memory_report import Surroundings, report
 from raydask.local_scheduler.process_memory import private_memory
+from raydask.placement import ungrouped
 from raydask.serialization import serialize_error
 from raydask.task import in_units
 from raydask.wire import messages as wire
+from raydask.wire.handshake import versions_here
 from raydask.wire.memory import MemoryReport, Query
 from raydask.wire.status import NodeStatus
 
@@ -40,6 +42,9 @@ class _Document:
     def document(self) -> bytes:
         """Return the entry's JSON."""
         return tables.encode(self.entry)
+
+
+_Question = wire.ClaimName | wire.FindActor | wire.CreateGroup | wire.RemoveGroup | wire.ListGroups
 
 
 class RequestDesk:
@@ -65,6 +70,9 @@ class RequestDesk:
             "kill_actor": self._kill_actor,
             "claim_name": self._claim_name,
             "get_actor": self._get_actor,
+            "create_group": self._create_group,
+            "remove_group": self._remove_group,
+            "groups": self._groups,
             "nodes": self._nodes,
             "resources": self._resources,
             "memory": self._memory,
@@ -107,7 +115,7 @@ class RequestDesk:
             started=time.time(),
         )
         document = self._jobs[peer.process] = _Document(entry)
-        self._server.jobs_table.put(peer.job, document)
+        self._server.tables.jobs.put(peer.job, document)
 
     def driver_left(self, peer: Peer) -> None:
         """Note that a job's driver has gone."""
@@ -117,7 +125,7 @@ class RequestDesk:
             if entry.state == "RUNNING":
                 entry.state = "DEAD"
             entry.finished = time.time()
-            self._server.jobs_table.put(peer.job, document)
+            self._server.tables.jobs.put(peer.job, document)
 
     def _leave(self, peer: Peer, number: int, payload: bytes) -> object:
         document = self._jobs.get(peer.process)
@@ -168,8 +176,12 @@ class RequestDesk:
         return _LATER
 
     def _barrier(self, peer: Peer, number: int, payload: bytes) -> object:
-        # The answer says that everything before the request has been read and acted on.
-        return True
+        # The answer says that everything before the request has been read and acted on, and that
+        # other nodes know of what the process holds of theirs.
+        if self._server.core.between is None:
+            return True
+        self._server.handle(events.WordAsked(peer.process, number))
+        return _LATER
 
     # --- where the memory is --------------------------------------------------------------
 
@@ -221,7 +233,7 @@ class RequestDesk:
         name, namespace = msgspec.msgpack.decode(payload, type=tuple[str, str])
         return self._ask(peer, number, wire.FindActor(0, name, namespace))
 
-    def _ask(self, peer: Peer, number: int, message: wire.ClaimName | wire.FindActor) -> object:
+    def _ask(self, peer: Peer, number: int, message: _Question) -> object:
         self._numbers += 1
         message.number = self._numbers
         self._asked[self._numbers] = (peer.process, number, message)
@@ -233,6 +245,19 @@ class RequestDesk:
         for _, _, message in self._asked.values():
             self._server.cluster.send(message)
 
+    # --- placement groups -----------------------------------------------------------------
+
+    def _create_group(self, peer: Peer, number: int, payload: bytes) -> object:
+        message = msgspec.msgpack.decode(payload, type=wire.CreateGroup)
+        return self._ask(peer, number, message)
+
+    def _remove_group(self, peer: Peer, number: int, payload: bytes) -> object:
+        group_id = msgspec.msgpack.decode(payload, type=bytes)
+        return self._ask(peer, number, wire.RemoveGroup(0, PlacementGroupID(group_id)))
+
+    def _groups(self, peer: Peer, number: int, payload: bytes) -> object:
+        return self._ask(peer, number, wire.ListGroups(0))
+
     # --- the cluster ----------------------------------------------------------------------
 
     def on_global_message(self, message: Any) -> None:
@@ -242,6 +267,13 @@ class RequestDesk:
             if asked is not None:
                 process, number, _ = asked
                 self.answer(process, number, (message.actor_id, message.handle))
+        elif isinstance(message, wire.GroupsAnswered):
+            asked = self._asked.pop(message.number, None)
+            if asked is not None:
+                process, number, _ = asked
+                refusal = message.refusal
+                error = serialize_error(UsageError(refusal)) if refusal else b""
+                self.answer(process, number, message.groups, error)
         elif isinstance(message, wire.ClusterView):
             self._view = message.nodes
 
@@ -257,8 +289,8 @@ class RequestDesk:
         own = NodeStatus(
             server.identity.number,
             True,
-            in_units(pool.resources.total),
-            in_units(pool.resources.available),
+            in_units(ungrouped(pool.resources.total)),
+            in_units(ungrouped(pool.resources.available)),
             server.identity.arena_size,
             server.store.used,
             len(core.tasks),
@@ -268,13 +300,14 @@ class RequestDesk:
             len(pool.workers),
             server.drivers,
             server.identity.session,
+            versions_here(),
         )
         return sorted([own, *others], key=lambda status: status.node)
 
     def _resources(self, peer: Peer, number: int, payload: bytes) -> object:
         total = msgspec.msgpack.decode(payload, type=bool)
         ours = self._server.core.pool.resources
-        summed = dict(ours.total if total else ours.available)
+        summed = ungrouped(ours.total if total else ours.available)
         for node, (all_of, free, _) in self._view.items():
             if node != self._server.identity.number:
                 for name, amount in (all_of if total else free).items():

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raydask.config import Config, shared_packages
 from raydask.control import schema
 from raydask.control.write_behind import WriteBehind
-from raydask.ids import ProcessNumber, is_peer, job_number, node_of_peer
+from raydask.control.write_behind_state import DirtyTable
+from raydask.ids import (
+    FunctionID,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    is_peer,
+    job_number,
+    node_of_peer,
+)
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
@@ -30,6 +39,7 @@ from raydask.local_scheduler.actions import (
     EndProcess,
     EndSession,
     FillMemory,
+    ForgetPull,
     GiveBackMemory,
     KillWorker,
     MeasureWorker,
@@ -55,7 +65,7 @@ from raydask.object_store.spiller import Spiller
 from raydask.object_store.state import StoreState
 from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
-from raydask.wire.handshake import refusal_of
+from raydask.wire.handshake import judge
 from raydask.wire.loop_connection import FrameProtocol, OutputProtocol, PendingWrites
 
 if TYPE_CHECKING:
@@ -86,6 +96,8 @@ class NodeIdentity(NamedTuple):
         Where other nodes connect to this one, as in ``RegisterNode``.
     cluster : str
         The identity of the cluster that the node has joined; empty at its head.
+    head_versions : mapping of str to str
+        What that head runs, by names of ``raydask.wire.versions``; empty at a head.
     """
 
     number: int
@@ -98,6 +110,16 @@ class NodeIdentity(NamedTuple):
     link: str = ""
     data: str = ""
     cluster: str = ""
+    head_versions: Mapping[str, str] = MappingProxyType({})
+
+
+class Tables(NamedTuple):
+    """What of this node is in the control state."""
+
+    jobs: DirtyTable[int]
+    tasks: DirtyTable[TaskID]
+    objects: DirtyTable[ObjectID]
+    functions: DirtyTable[FunctionID]
 
 
 class Peer:
@@ -142,8 +164,13 @@ class NodeServer:
         self.identity = identity
         self.config = config
         self._preload = shared_packages(config)
-        self._writer = writer
-        self.jobs_table = writer.table(schema.job_key)
+        self.writer = writer
+        self.tables = Tables(
+            writer.table(schema.job_key),
+            writer.table(schema.task_key),
+            writer.table(schema.object_key),
+            writer.table(schema.function_key),
+        )
         self._spiller = spiller
         self.store = StoreState(identity.arena_size, config.slab_size)
         idle = max(1, resources.get("CPU", 0) // RESOURCE_UNIT)
@@ -161,13 +188,8 @@ class NodeServer:
                 config.store_full_seconds,
                 config.inline_share,
             ),
-            Journals(
-                writer.table(schema.task_key),
-                writer.table(schema.object_key),
-                writer.table(schema.function_key),
-                writer.record,
-            ),
-            Paths(self._address_of, spiller.path_of),
+            Journals(self.tables.tasks, self.tables.objects, self.tables.functions, writer.record),
+            Paths(self.address_of, spiller.path_of),
             config.infeasible_seconds,
             memory_settings(config, identity.arena_size, idle),
         )
@@ -209,6 +231,7 @@ class NodeServer:
             StartPull: self._do_start_pull,
             CancelPull: self._do_cancel_pull,
             EndSession: lambda action: self.workers.end_session(),
+            ForgetPull: self._do_forget_pull,
         }
 
     def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:
@@ -286,9 +309,10 @@ class NodeServer:
 
     def _write_behind(self) -> None:
         assert self._loop is not None
-        self._loop.call_later(self._writer.tick(), self._write_behind)
+        self._loop.call_later(self.writer.tick(), self._write_behind)
 
-    def _address_of(self, process: ProcessNumber) -> str:
+    def address_of(self, process: ProcessNumber) -> str:
+        """Return the path of a worker's socket for callers of its actor."""
         return os.path.join(self.identity.session, f"w{process}.sock")
 
     # --- connections ----------------------------------------------------------------------
@@ -302,6 +326,8 @@ class NodeServer:
             self._welcome(protocol, hello)
         elif hello.role == "control":
             self._control_connected(protocol, hello)
+        elif hello.role == "call" and self.links is not None:
+            self.links.relays.call(protocol, hello.node, hello.process)
         elif hello.role in ("stdout", "stderr"):
             peer = self.peers.get(ProcessNumber(hello.process))
             if peer is not None:
@@ -313,7 +339,13 @@ class NodeServer:
             protocol.close()
 
     def _welcome(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
-        refusal = refusal_of(hello)
+        head = self.identity.head_versions
+        refusal, warning = judge(
+            hello,
+            ours="this node",
+            theirs=f"the {hello.role}",
+            beside=[("the head", head)] if head else [],
+        )
         self._process_count += 1
         process = ProcessNumber(self._process_count)
         job = 0
@@ -333,6 +365,7 @@ class NodeServer:
                 refusal,
                 self.config.record_call_sites,
                 self._preload,
+                warning,
             )
         )
         if refusal:
@@ -421,7 +454,10 @@ class NodeServer:
 
     def _on_put_for(self, peer: Peer, message: wire.PutFor) -> None:
         holder = ProcessNumber(message.process)
-        self.handle(events.ObjectsPut(peer.process, holder, message.values))
+        if message.node in (0, self.identity.number):
+            self.handle(events.ObjectsPut(peer.process, holder, message.values))
+        else:
+            self.handle(events.ResultsReturned(peer.process, message.node, holder, message.values))
 
     def _on_promise(self, peer: Peer, message: wire.Promise) -> None:
         self.handle(events.ObjectsPromised(peer.process, message.object_ids))
@@ -525,8 +561,14 @@ class NodeServer:
         if self.links is not None:
             self.links.cancel_pull(action)
 
+    def _do_forget_pull(self, action: ForgetPull) -> None:
+        if self.links is not None:
+            self.links.forget_pull(action)
+
     def _do_end_process(self, action: EndProcess) -> None:
         _log.error("process %d is cut off: %s", action.process, action.reason)
+        if self.links is not None and is_peer(action.process):
+            self.links.cut_off(node_of_peer(action.process))
         peer = self.peers.get(action.process)
         if peer is not None:
             peer.protocol.close()

@@ -9,6 +9,8 @@ bound
     Tasks that wait for a lease at the node where their inputs are.
 matched
     Nodes that are open and have tasks bound to them.
+coming
+    Tasks that will run here, because their inputs are being brought here.
 
 Ahead
 -----
@@ -18,6 +20,8 @@ way.  Tasks whose duration is unknown, or long, are not given ahead.
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 from raydask.ids import TaskID
 from raydask.local_scheduler.records import TaskRecord
@@ -38,7 +42,7 @@ class LentToNode:
     count : int
         How many tasks it has.
     seconds : float
-        What those take together that are of known duration, estimated.
+        What those take together, estimated.
     progress : float
         When it was last seen to get on.
     """
@@ -76,24 +80,30 @@ class Shape:
         Those that have a lease, or tasks.
     lent : int
         How many tasks others have.
+    lent_seconds : float
+        What these take together, estimated.
     open, matched : dict of int to None
         Nodes, in order.
     bound : dict of int to dict of TaskID to (TaskRecord, float)
         By the node where their inputs are: tasks, and until when they wait for it.
+    bound_seconds : float
+        What these take together, estimated.
+    coming : set of TaskID
     reported : int
         The number that the global scheduler was told last.
     preferred : frozenset of int
         The nodes that tasks were bound to then.
-    seconds : float or None
-        That the latest task to end takes, on average.
     """
 
     __slots__ = (
         "_bound_to",
         "_looked_at",
         "bound",
+        "bound_seconds",
+        "coming",
         "job",
         "lent",
+        "lent_seconds",
         "matched",
         "nodes",
         "number",
@@ -101,7 +111,6 @@ class Shape:
         "preferred",
         "reported",
         "resources",
-        "seconds",
     )
 
     def __init__(self, number: int, job: int, resources: dict[str, int]) -> None:
@@ -110,15 +119,17 @@ class Shape:
         self.resources = resources
         self.nodes: dict[int, LentToNode] = {}
         self.lent = 0
+        self.lent_seconds = 0.0
         self.open: dict[int, None] = {}
         self.matched: dict[int, None] = {}
         self.bound: dict[int, dict[TaskID, tuple[TaskRecord, float]]] = {}
-        self._bound_to: dict[TaskID, int] = {}
+        self.bound_seconds = 0.0
+        self._bound_to: dict[TaskID, tuple[int, float]] = {}
+        self.coming: set[TaskID] = set()
         self._looked_at = 0.0
         """Before this nothing that is bound has waited long enough."""
         self.reported = 0
         self.preferred: frozenset[int] = frozenset()
-        self.seconds: float | None = None
 
     # --- leases ---------------------------------------------------------------------------
 
@@ -142,12 +153,11 @@ class Shape:
         """Forget a dead node; return the tasks that were bound to it."""
         known = self.nodes.pop(node, None)
         if known is not None:
-            self.lent -= known.count
-        self.open.pop(node, None)
-        self.matched.pop(node, None)
-        tasks = [task for task, _ in self.bound.pop(node, {}).values()]
+            self._count(-known.count, -known.seconds)
+        self.close(node)
+        tasks = [task for task, _ in self.bound.get(node, {}).values()]
         for task in tasks:
-            del self._bound_to[task.spec.task_id]
+            self.unbind(task)
         return tasks
 
     def _open_or_close(self, node: int, known: LentToNode) -> None:
@@ -169,27 +179,32 @@ class Shape:
 
     # --- tasks that are lent ----------------------------------------------------------------
 
-    def lend(self, node: int, cost: float | None, now: float) -> None:
-        """Count a task that a node is given."""
+    def lend(self, node: int, seconds: float, now: float) -> None:
+        """Count a task that a node is given, and that takes so long, estimated."""
         known = self.nodes.get(node)
         if known is None:
             known = self.nodes[node] = LentToNode()
         if known.count <= known.slots:
             known.progress = now
         known.count += 1
-        known.seconds += cost or 0.0
-        self.lent += 1
+        known.seconds += seconds
+        self._count(1, seconds)
 
-    def take_back(self, node: int, cost: float | None, now: float) -> None:
-        """Count a task that a node has no more."""
+    def take_back(self, node: int, seconds: float, now: float) -> None:
+        """Count a task that a node has no more; `seconds` as when it was lent."""
         known = self.nodes.get(node)
         if known is None:
             return
         known.count -= 1
-        known.seconds = known.seconds - (cost or 0.0) if known.count else 0.0
+        known.seconds = known.seconds - seconds if known.count else 0.0
         known.progress = now
-        self.lent -= 1
+        self._count(-1, -seconds)
         self._open_or_close(node, known)
+
+    def _count(self, tasks: int, seconds: float) -> None:
+        self.lent += tasks
+        # Nothing of what is lost to rounding shall stay.
+        self.lent_seconds = self.lent_seconds + seconds if self.lent else 0.0
 
     @property
     def has_idle_slots(self) -> bool:
@@ -208,11 +223,21 @@ class Shape:
 
     # --- tasks that are bound ---------------------------------------------------------------
 
-    def bind(self, task: TaskRecord, node: int, until: float) -> None:
-        """Let a task wait for a lease at a node until a time; it may have waited for another."""
+    def bind(self, task: TaskRecord, node: int, until: float, seconds: float) -> None:
+        """Let a task wait for a lease at a node until a time; it may have waited for another.
+
+        Parameters
+        ----------
+        task : TaskRecord
+        node : int
+        until : float
+        seconds : float
+            For how long it will use a slot, estimated.
+        """
         self.unbind(task)
         self.bound.setdefault(node, {})[task.spec.task_id] = (task, until)
-        self._bound_to[task.spec.task_id] = node
+        self._bound_to[task.spec.task_id] = (node, seconds)
+        self.bound_seconds += seconds
         self._looked_at = min(self._looked_at, until)
         if node in self.open:
             self.matched[node] = None
@@ -222,10 +247,19 @@ class Shape:
         """How many tasks are bound."""
         return len(self._bound_to)
 
+    def take_bound(self, node: int, most: int) -> list[TaskRecord]:
+        """Take out at most so many of the tasks that are bound to a node."""
+        tasks = [task for task, _ in islice(self.bound.get(node, {}).values(), max(0, most))]
+        for task in tasks:
+            self.unbind(task)
+        return tasks
+
     def unbind(self, task: TaskRecord) -> None:
         """Note that a task does not wait any more, if it did."""
-        node = self._bound_to.pop(task.spec.task_id, None)
-        if node is not None:
+        place = self._bound_to.pop(task.spec.task_id, None)
+        if place is not None:
+            node, seconds = place
+            self.bound_seconds = self.bound_seconds - seconds if self._bound_to else 0.0
             tasks = self.bound[node]
             del tasks[task.spec.task_id]
             if not tasks:

@@ -15,16 +15,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
-from raydask.ids import NodeNumber, ObjectID, ProcessNumber, TaskID
+from raydask.ids import (
+    ActorID,
+    NodeNumber,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    home_of,
+    home_of_job,
+)
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import Action, EndProcess, Send
+from raydask.local_scheduler.actions import Action, EndProcess, Send, SendGlobal
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.bundles import BundleTable
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.memory_watch import MemorySettings, MemoryWatch
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
+from raydask.local_scheduler.placements import Placements
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.records import (
     TaskRecord,
@@ -40,13 +50,19 @@ from raydask.serialization import serialize_error
 from raydask.task import TaskTemplate
 from raydask.wire.messages import (
     ActorState,
+    JobEnded,
     JobSettings,
     Notice,
+    Reply,
 )
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.between_nodes import BetweenNodes
     from raydask.local_scheduler.draining import Draining
+
+
+_TRUE = b"\xc3"
+"""In msgpack."""
 
 
 class Journals(NamedTuple):
@@ -131,21 +147,28 @@ class LocalScheduler:
             journals.tasks,
             journals.record,
         )
-        self.room = Room(
-            room_settings,
-            store,
+        self.room = self._new_room(room_settings, paths)
+        self.tasks = self._work.records
+        self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._tell_drivers)
+        self._node = NodeNumber(node)
+        self._placements = Placements(
+            self._node, self._work, self.actors, self._passed_up, self._tell_drivers
+        )
+        self.between: BetweenNodes | None = None
+        self.draining: Draining | None = None
+        self._now = 0.0
+        self._handlers = self._table()
+
+    def _new_room(self, settings: RoomSettings, paths: Paths) -> Room:
+        return Room(
+            settings,
+            self.store,
             self.objects,
             self._outgoing,
             paths.spill_file,
             self._announce,
             self.pool.others_work,
         )
-        self.tasks = self._work.records
-        self.between: BetweenNodes | None = None
-        self.draining: Draining | None = None
-        self._node = NodeNumber(node)
-        self._now = 0.0
-        self._handlers = self._table()
 
     def _table(self) -> dict[type, Callable[[Any], None]]:
         """Return what handles each event."""
@@ -165,6 +188,8 @@ class LocalScheduler:
             events.ObjectsWatched: self._on_watched,
             events.WorkerUnblocked: self._on_unblocked,
             events.ObjectsPut: self._on_put,
+            events.ResultsReturned: self._on_results_returned,
+            events.WordAsked: self._on_word_asked,
             events.ObjectsPromised: lambda event: objects.promise(event.process, event.object_ids),
             events.ObjectsAcquired: lambda event: objects.acquire(event.process, event.object_ids),
             events.ObjectsReleased: lambda event: objects.release(event.process, event.object_ids),
@@ -179,8 +204,11 @@ class LocalScheduler:
             events.ActorFollowed: self._on_followed,
             events.KillActorRequested: self._on_kill_actor,
             events.ActorWasPlaced: self._on_actor_placed,
-            events.TasksFoundInfeasible: self._on_infeasible,
-            events.TasksPlaced: self._on_placed,
+            events.TasksFoundInfeasible: self._placements.found_infeasible,
+            events.TasksPlaced: self._placements.placed,
+            events.BundlesWanted: self.bundles.reserve,
+            events.BundlesUnwanted: self.bundles.give_back,
+            events.GroupWasJudged: self.bundles.judged,
             events.GlobalSchedulerCame: self._on_global_scheduler,
             events.WorkerMeasured: self._on_worker_measured,
             events.MemoryMeasured: lambda event: self.memory.measured(event, self._now),
@@ -252,6 +280,8 @@ class LocalScheduler:
 
     def _end_job(self, job: int) -> None:
         """End a job's tasks, workers and actors, but not its detached actors."""
+        if home_of_job(job) == self._node:
+            self._outgoing.actions.append(SendGlobal(JobEnded(job)))
         actors = list(self.actors.records.values())
         kept = [actor for actor in actors if actor.detached and actor.state != ActorState.DEAD]
         kept_tasks = {actor.creation for actor in kept}
@@ -260,6 +290,10 @@ class LocalScheduler:
             if actor.creation.job == job and actor.creation not in kept_tasks:
                 self._work.end_actor(actor, "its driver has ended")
         error = serialize_error(TaskCancelledError("the driver of the task has ended"))
+        if self.between is not None:
+            kept_tasks.update(self.between.hosting.creations)
+            kept_workers.update(task.worker for task in self.between.hosting.creations)
+            kept_workers.update(hosted.worker for hosted in self.between.hosting.detached)
         kept_processes = {worker.process for worker in kept_workers if worker is not None}
         ours = [
             task
@@ -273,9 +307,12 @@ class LocalScheduler:
         for worker in self.pool.workers.values():
             if worker.job == job and worker not in kept_workers:
                 self.pool.kill(worker, "its driver has ended")
-        if not any(actor.creation.job == job for actor in kept):
+        kept_jobs = {task.job for task in kept_tasks}
+        kept_jobs.update(worker.job for worker in kept_workers if worker is not None)
+        if job not in kept_jobs:
             if self.between is not None:
                 self.between.job_ended(job)
+            self.bundles.job_ended(job)
             self.pool.forget_job(job)
             self._functions.forget_job(job)
             self._job_has_ended = True
@@ -291,8 +328,9 @@ class LocalScheduler:
         if worker.actor_id is not None:
             actor = self.actors.records.get(worker.actor_id)
             if actor is not None and actor.worker is worker:
-                if self.actors.worker_died(actor, cause):
-                    self._work.actor_is_dead(actor)
+                self._work.actor_process_died(actor, cause)
+            elif self.between is not None:
+                self.between.hosting.worker_died(worker, cause)
         verdict = self.memory.verdict_on(event.process)
         for position, task in enumerate(tasks):
             if task.state == TaskState.ASSIGNED:
@@ -307,6 +345,8 @@ class LocalScheduler:
     def _leave(self, process: ProcessNumber) -> None:
         self._templates.pop(process, None)
         self.actors.unfollow(process)
+        if self.between is not None:
+            self.between.distant.unfollow(process)
         self.room.leave(process)
         for object_id in self.objects.leave(process):
             self._work.deliver([self.objects.broken_promise(object_id)])
@@ -337,28 +377,13 @@ class LocalScheduler:
     def _new_template(self, template: TaskTemplate, job: int, home: int = 0) -> TemplateRecord:
         self._template_count += 1
         record = TemplateRecord(self._template_count, template, job, home)
-        record.feasible = self.pool.resources.feasible(template.resources)
+        is_ours_to_place = template.strategy is None
+        record.feasible = is_ours_to_place and self.pool.resources.feasible(template.resources)
         return record
 
     def _job_of(self, process: ProcessNumber) -> int:
         worker = self.pool.workers.get(process)
         return worker.job if worker is not None else self._jobs.get(process, 0)
-
-    def _on_placed(self, event: events.TasksPlaced) -> None:
-        elsewhere: dict[tuple[int, int], list[TaskRecord]] = {}
-        for task_id, node in event.placements:
-            task = self._passed_up.take(task_id)
-            if task is None or task.state != TaskState.WAITING:
-                continue
-            if self.between is not None and self.between.takes_tasks(node):
-                elsewhere.setdefault((node, task.job), []).append(task)
-            elif task.template.feasible:
-                self.pool.ready(task)
-            else:
-                self._work.passed_up.pass_up(task, self._work.now)  # the node has died meanwhile
-        for (node, _), tasks in elsewhere.items():
-            assert self.between is not None
-            self.between.lending.lend(node, tasks)
 
     def _on_global_scheduler(self, event: events.GlobalSchedulerCame) -> None:
         self._passed_up.ask_again()
@@ -367,13 +392,6 @@ class LocalScheduler:
             self.between.lending.ask_again()
         if self.draining is not None:
             self.draining.say_so()
-
-    def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
-        for task_id in event.task_ids:
-            task = self._passed_up.find(task_id)
-            if task is None:
-                continue
-            self._tell_drivers(task.job, self._passed_up.notice(task, event.detail))
 
     def _tell_drivers(self, job: int | None, text: str) -> None:
         """Show a notice to a job's user, or to everybody."""
@@ -430,6 +448,17 @@ class LocalScheduler:
             self._work.deliver([self._work.seal(event.process, value)], event.holder)
             if tell:
                 self.objects.request(event.holder, [value.object_id])
+
+    def _on_results_returned(self, event: events.ResultsReturned) -> None:
+        if self.between is not None:
+            self.between.return_values(event.process, event.node, event.holder, event.values)
+
+    def _on_word_asked(self, event: events.WordAsked) -> None:
+        word = Send(event.process, Reply(event.number, b"", _TRUE))
+        if self.between is None:
+            self._outgoing.actions.append(word)
+        else:
+            self.between.borrowing.then(word)
 
     # --- room in the object store ---------------------------------------------------------
 
@@ -489,10 +518,11 @@ class LocalScheduler:
             actors = self.actors.records.values()
             alive = {actor.creation.job for actor in actors if actor.state != ActorState.DEAD}
             if self.between is not None:
-                alive |= self.between.guests.jobs.keys()  # their homes say when they end
+                # Their homes say when they end.
+                alive |= self.between.guests.jobs.keys() | self.between.hosting.jobs
             for job in self.pool.job_settings.keys() - self._jobs.values() - alive:
                 self._end_job(job)
-        for task, error in self._passed_up.take_overdue(self._now):
+        for task, error in self._passed_up.overdue(self._now):
             self._work.fail(task, error)
         if self._job_has_ended:
             self._job_has_ended = False
@@ -502,19 +532,33 @@ class LocalScheduler:
 
     def _on_actor_placed(self, event: events.ActorWasPlaced) -> None:
         self._passed_up.take(TaskID(event.actor_id))
-        self.actors.placed(event.actor_id)
+        self.actors.placed(event.actor_id, event.node)
 
     def _on_followed(self, event: events.ActorFollowed) -> None:
-        self.actors.follow(event.process, event.actor_id, self._now)
+        if self.between is not None and home_of(event.actor_id) != self._node:
+            self.between.distant.follow(event.process, event.actor_id)
+        else:
+            self.actors.follow(event.process, event.actor_id, self._now)
 
     def _on_kill_actor(self, event: events.KillActorRequested) -> None:
-        actor = self.actors.records.get(event.actor_id)
+        if self.between is not None and home_of(event.actor_id) != self._node:
+            self.between.distant.kill(event.actor_id, no_restart=event.no_restart)
+        else:
+            self._kill_actor(event.actor_id, event.no_restart)
+
+    def _kill_actor(self, actor_id: ActorID, no_restart: bool) -> None:
+        actor = self.actors.records.get(actor_id)
         if actor is None or actor.state == ActorState.DEAD:
             return
-        if event.no_restart:
+        if no_restart:
             self._work.end_actor(actor, "raydask.kill() ended it")
         else:
             self.actors.kill(actor, "raydask.kill() ended its process", no_restart=False)
+
+    @property
+    def jobs(self) -> list[int]:
+        """The jobs of this node that have not ended."""
+        return [job for job in self.pool.job_settings if home_of_job(job) == self._node]
 
     # --- memory and load ------------------------------------------------------------------
 
@@ -523,8 +567,8 @@ class LocalScheduler:
 
     @property
     def infeasible(self) -> int:
-        """How many tasks and actors wait for a node that can run them."""
-        return len(self._passed_up)
+        """How many tasks, actors and placement groups wait for nodes that could have them."""
+        return self._passed_up.infeasible + len(self.bundles.infeasible)
 
     @property
     def is_busy(self) -> bool:
@@ -558,9 +602,12 @@ class LocalScheduler:
                 self.store,
                 self.room,
                 self._outgoing,
+                self.actors,
                 self._new_template,
                 self._end_job,
+                self._kill_actor,
             )
+            self._placements.between = self.between
             self.between.draining = self.draining
         self.between.nodes_came(event.nodes)
 

@@ -167,7 +167,7 @@ class TaskTable:
             for index in range(options.num_returns):
                 objects.create(return_id(spec.task_id, index), process, task)
             self._journal.put(spec.task_id, task)
-        if options.kind == TaskKind.ACTOR_CREATION:
+        if options.kind == TaskKind.ACTOR_CREATION and not task.is_guest:
             self._actors.create(task)
             if options.actor is not None and options.actor.detached:
                 objects.hold(return_id(spec.task_id, 0))
@@ -188,20 +188,34 @@ class TaskTable:
         return True
 
     def _inputs_exist(self, task: TaskRecord) -> None:
-        if task.away:
+        if task.away and not self._wants_place(task):
             assert self.elsewhere is not None
             self.elsewhere.inputs_exist(task)
         else:
             self._inputs_are_here(task)
 
+    def _wants_place(self, task: TaskRecord) -> bool:
+        return task.template.template.kind == TaskKind.ACTOR_CREATION and not task.is_guest
+
     def _inputs_are_here(self, task: TaskRecord) -> None:
-        is_creation = task.template.template.kind == TaskKind.ACTOR_CREATION
-        if is_creation:
+        if self._wants_place(task):
             if not task.template.feasible:
                 self.passed_up.wait_for_place(task, self.now)
             self._actors.ask_for_place(task)
         elif task.template.feasible:
             self._pool.ready(task)
+        else:
+            self.find_place(task)
+
+    def find_place(self, task: TaskRecord) -> None:
+        """Ask for a place for a task, or take the one here that it has been given."""
+        if not (task.is_guest or self.passed_up.stays(task)):
+            self.passed_up.pass_up(task, self.now)
+        elif self._pool.resources.feasible(task.template.template.resources):
+            self._pool.ready(task)
+        elif task.is_guest:
+            assert self.elsewhere is not None
+            self.elsewhere.decline(task)
         else:
             self.passed_up.pass_up(task, self.now)
 
@@ -316,6 +330,16 @@ class TaskTable:
         self.elsewhere.guest_ended(task, result)
         self._close(task)
 
+    def guest_ended(
+        self, task: TaskRecord, state: TaskState, result: TaskResult | None = None
+    ) -> None:
+        """End a guest that creates an actor; with a result that its home is told."""
+        task.state = state
+        if result is None:
+            self._close(task)
+        else:
+            self._guest_ended(task, result)
+
     def _note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
         self._record(task.event(kind, self.now, self._node, error))
 
@@ -325,7 +349,7 @@ class TaskTable:
         spec = task.spec
         objects = self._objects
         self._interruptions.forget(task)
-        self.passed_up.take(spec.task_id)
+        self.passed_up.withdraw(spec.task_id)
         if task.away and self.elsewhere is not None:
             self.elsewhere.closed(task)
         drop = objects.drop_for_guest if task.is_guest else objects.drop
@@ -337,7 +361,7 @@ class TaskTable:
         for object_id in spec.borrowed:
             drop(object_id)
         actor = task.template.template.actor
-        if actor is not None and actor.detached:
+        if actor is not None and actor.detached and not task.is_guest:
             objects.drop(return_id(spec.task_id, 0))
         if task.template.template.observed and not task.is_guest:
             step = 1 if task.state == TaskState.FINISHED else 2
@@ -428,8 +452,10 @@ class TaskTable:
             self.fail(task, doom, TaskState.CANCELLED)
         elif task.template.template.kind == TaskKind.ACTOR_CREATION:
             actor = self._actors.creation_of(task)
-            if actor is not None and self._actors.worker_died(actor, cause):
-                self.actor_is_dead(actor)
+            if actor is not None:
+                self.actor_process_died(actor, cause)
+            elif task.is_guest and self.elsewhere is not None:
+                self.elsewhere.creation_died(task, cause)
         elif not charged:
             task.attempts -= 1
             self.run_again(task)
@@ -465,13 +491,18 @@ class TaskTable:
         doom = self._interruptions.doom_of(task)
         if doom is not None:
             self.fail(task, doom, TaskState.CANCELLED)
-        elif self.elsewhere is None:
+        elif self.elsewhere is None and task.template.feasible:
             self._pool.ready(task)
         else:
             self._find_inputs(task)
 
     def _find_inputs(self, task: TaskRecord) -> None:
         """Let a task wait for those of its inputs that are not here, or make it ready."""
+        if self._count_away(task):
+            self._inputs_exist(task)
+
+    def _count_away(self, task: TaskRecord) -> bool:
+        """Count the inputs of a task that are not here; say whether none is lost."""
         task.state = TaskState.WAITING
         task.away = 0
         for object_id in task.spec.dependencies:
@@ -481,8 +512,8 @@ class TaskTable:
                 self._is_elsewhere(task, record)
             elif value.kind == _ERROR:  # lost meanwhile
                 self.fail(task, value.data)
-                return
-        self._inputs_exist(task)
+                return False
+        return True
 
     # --- tasks of this node on others -----------------------------------------------------
 
@@ -577,6 +608,9 @@ class TaskTable:
     # --- creations of actors --------------------------------------------------------------
 
     def _creation_ended(self, worker: WorkerRecord, task: TaskRecord, result: TaskResult) -> None:
+        if task.is_guest and self.elsewhere is not None:
+            self.elsewhere.creation_ended(worker, task, result)
+            return
         actor = self._actors.creation_of(task)
         worker.actor_id = None if actor is None else actor.actor_id
         self._pool.ended(worker, task, self.now)
@@ -592,9 +626,52 @@ class TaskTable:
             return
         task.state = TaskState.FINISHED
         self._actors.created(actor, worker)
+        self._creation_succeeded(task)
+
+    def _creation_succeeded(self, task: TaskRecord) -> None:
         self._journal.put(task.spec.task_id, task)
         value = ObjectValue(return_id(task.spec.task_id, 0), _INLINE, _NONE)
         self.deliver([value])
+
+    def begin_creation(self, task: TaskRecord) -> None:
+        """Make the creation of an actor ready that is to live here.
+
+        If inputs are elsewhere, they are brought here first, and a place is asked for again.
+        """
+        assert self.elsewhere is not None
+        if task.away:
+            self.elsewhere.closed(task)
+        if self._count_away(task):
+            if task.away:
+                self.elsewhere.bring(task)
+            else:
+                self._pool.ready(task)
+
+    def created_elsewhere(self, actor: ActorRecord, process: ProcessNumber, pid: int) -> None:
+        """Take in that the node that was lent an actor's creation has done it."""
+        task = actor.creation
+        task.lent_to = 0
+        task.state = TaskState.FINISHED
+        self._actors.created_elsewhere(actor, process, pid)
+        self._creation_succeeded(task)
+
+    def creation_failed_elsewhere(self, actor: ActorRecord, result: TaskResult) -> None:
+        """Take in that the node that was lent an actor's creation has failed at it."""
+        task = actor.creation
+        task.started = result.started
+        self._note(task, "FAILED", result.error)
+        task.lent_to = actor.host = 0
+        raised = f"its __init__ raised {result.error}" if result.error else ""
+        self._actors.failed(actor, raised or "its __init__ could not run")
+        value = result.values[0]
+        self.fail(task, value.data, nested=value.nested)
+
+    def actor_process_died(self, actor: ActorRecord, cause: str) -> None:
+        """Take in that an actor's process has died: it is restarted, or dead."""
+        if self._actors.worker_died(actor, cause):
+            self.actor_is_dead(actor)
+        elif not actor.creation.template.feasible:
+            self.passed_up.wait_for_place(actor.creation, self.now)
 
     def end_actor(self, actor: ActorRecord, cause: str) -> None:
         """End an actor for good."""

@@ -11,13 +11,14 @@ from itertools import chain
 
 from raydask.ids import ObjectID, home_of
 from raydask.local_scheduler.inline_values import LEAST_COUNTED
+from raydask.local_scheduler.policy import gpus_of
 from raydask.local_scheduler.records import TaskState, WorkerRecord
 from raydask.local_scheduler.state import LocalScheduler
+from raydask.placement import group_names
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.messages import ActorState, ValueKind
 
 _CPU = "CPU"
-_GPU = "GPU"
 _OPEN = (TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT)
 
 
@@ -37,7 +38,11 @@ def _occupied(worker: WorkerRecord) -> dict[str, int]:
     allocation = worker.allocation or {}
     if worker.blocked_on is None:
         return allocation
-    return {name: amount for name, amount in allocation.items() if name != _CPU}
+    return {name: amount for name, amount in allocation.items() if not _is_cpu(name)}
+
+
+def _is_cpu(name: str) -> bool:
+    return name == _CPU or bool(group_names([name], _CPU))
 
 
 def _resources(core: LocalScheduler) -> Iterator[str]:
@@ -46,15 +51,17 @@ def _resources(core: LocalScheduler) -> Iterator[str]:
     devices: Counter[int] = Counter()
     for worker in core.pool.workers.values():
         used.update(_occupied(worker))
-        amount = (worker.allocation or {}).get(_GPU, 0)
+        amount = (worker.allocation or {}).get(gpus_of(worker.allocation or {}), 0)
         for device in worker.gpus:
             devices[device] += min(amount, RESOURCE_UNIT)
             amount -= RESOURCE_UNIT
+    for bundle in core.bundles.bundles.values():
+        used.update(bundle)
     for name, total in resources.total.items():
         available = resources.available[name]
         if available + used[name] != total:
             yield f"{name}: {available} free and {used[name]} in use of {total}"
-        if name != _CPU and available < 0:
+        if not _is_cpu(name) and available < 0:
             yield f"{name}: {available} free"
     for device, amount in devices.items():
         if amount > RESOURCE_UNIT:
@@ -123,8 +130,10 @@ def _objects(core: LocalScheduler) -> Iterator[str]:
         if task.state in _OPEN or lives:
             holds.update(task.spec.dependencies)
             holds.update(task.spec.borrowed)
-            if template.actor is not None and template.actor.detached:
+            if template.actor is not None and template.actor.detached and not task.is_guest:
                 holds[ObjectID(task.spec.task_id + bytes(4))] += 1
+    for ending in core.between.distant.ending.values() if core.between is not None else ():
+        holds.update(ending.held)
     for function in core.pool.functions.values():
         holds.update(function.nested)
     if core.between is not None:
@@ -190,8 +199,10 @@ def _store(core: LocalScheduler) -> Iterator[str]:
 
 def _actors(core: LocalScheduler) -> Iterator[str]:
     for actor_id, actor in core.actors.records.items():
-        if actor.state == ActorState.ALIVE and actor.worker is None:
-            yield f"actor {actor_id.hex()} is alive and has no worker"
+        if actor.state == ActorState.ALIVE and (actor.worker is None) != bool(actor.host):
+            yield f"actor {actor_id.hex()} is alive and has no worker, or two"
+        if actor.host and actor.host != actor.creation.lent_to and actor.creation.lent_to:
+            yield f"actor {actor_id.hex()} is with node {actor.host}, its creation is not"
         if actor.worker is not None and actor.worker.actor_id != actor_id:
             yield f"actor {actor_id.hex()} has a worker that does not know it"
         if actor.state == ActorState.DEAD and actor.creation.state in _OPEN:

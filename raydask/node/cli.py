@@ -24,7 +24,9 @@ from raydask.node.stopping import stop_sessions
 from raydask.util import cluster_status, memory_report
 from raydask.version import VERSION
 from raydask.wire.endpoint import parse_endpoint
+from raydask.wire.handshake import versions_here
 from raydask.wire.memory import Order
+from raydask.wire.versions import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,6 +107,13 @@ def main() -> None:
     type=click.IntRange(1, 64),
     help="How many Redis servers hold the control state of a head; default: 1.",
 )
+@click.option(
+    "--redis-address",
+    metavar="URL,...",
+    help="Redis servers that hold the control state of a head instead of its own: "
+    "redis://host:port/db, rediss:// for TLS, unix:///path. Their password, if it is not in the "
+    "URL, is in RAYDASK_REDIS_PASSWORD.",
+)
 @click.option("--block", is_flag=True, help="Stay until the node ends, and end it when ended.")
 @click.option(
     "--drain",
@@ -131,6 +140,7 @@ def start(
     labels: str,
     object_store_memory: int | None,
     num_redis_shards: int | None,
+    redis_address: str | None,
     block: bool,
     drain: bool,
     drain_seconds: float,
@@ -138,12 +148,7 @@ def start(
     as_json: bool,
 ) -> None:
     """Start a node that stays until `raydask stop`: a cluster's first, or one more."""
-    if head == (address is not None):
-        raise click.UsageError(
-            "say --head to start the first node of a cluster, or --address HOST:PORT to add one"
-        )
-    if address is not None and (port is not None or num_redis_shards is not None):
-        raise click.UsageError("--port and --num-redis-shards are for a head")
+    _refuse_contradictions(head, address, port, num_redis_shards, redis_address)
     if (drain or until_eof) and not block:
         raise click.UsageError(
             "--drain and --until-eof go with --block; `raydask stop --drain` lets a node leave"
@@ -168,6 +173,7 @@ def start(
             num_redis_shards or 1,
             labels=texts,
             network=network,
+            redis_address=redis_address or "",
         )
         if block:
             _heed_sigterm()
@@ -180,6 +186,24 @@ def start(
         _stay(supervised, options.folder, drain_seconds if drain else None)
     else:
         supervised.let_go()
+
+
+def _refuse_contradictions(
+    head: bool,
+    address: str | None,
+    port: int | None,
+    num_redis_shards: int | None,
+    redis_address: str | None,
+) -> None:
+    if head == (address is not None):
+        raise click.UsageError(
+            "say --head to start the first node of a cluster, or --address HOST:PORT to add one"
+        )
+    of_head = (port, num_redis_shards, redis_address)
+    if address is not None and any(option is not None for option in of_head):
+        raise click.UsageError("--port, --num-redis-shards and --redis-address are for a head")
+    if redis_address is not None and num_redis_shards is not None:
+        raise click.UsageError("the URLs of --redis-address say how many servers there are")
 
 
 def _json_option(name: str, text: str, kind: type[T], of: str) -> T:
@@ -277,13 +301,18 @@ def stop(address: str | None, drain: bool, drain_seconds: float) -> None:
 
 @main.command()
 @_at_address
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(address: str, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all that is known.")
+@click.option("--versions", is_flag=True, help="Say which versions of what the nodes run instead.")
+def status(address: str, as_json: bool, versions: bool) -> None:
     """Say which nodes there are, what they offer, and what waits."""
     with _errors_shown():
         nodes = cluster_status(address)
     if as_json:
         click.echo(msgspec.json.encode(nodes))
+        return
+    if versions:
+        parties = [(f"node {node.node}", node.versions) for node in nodes]
+        click.echo(table([*parties, ("this command", versions_here())]))
         return
     from raydask.driver.status_table import print_status
 

@@ -14,17 +14,16 @@ The connection is blocking: the node has nothing else to do yet.
 from __future__ import annotations
 
 import socket
-import sys
 import time
 from typing import Any, NamedTuple
 
 from raydask.config import Config
 from raydask.errors import StartError
-from raydask.version import VERSION
 from raydask.wire.authentication import AuthenticationError
 from raydask.wire.blocking_guard import connect_blocking
 from raydask.wire.endpoint import Endpoint
 from raydask.wire.framing import FrameDecoder, MalformedFrameError, encode
+from raydask.wire.handshake import versions_here
 from raydask.wire.messages import JoinCluster, Joined
 from raydask.wire.tls import client_tls
 
@@ -42,14 +41,20 @@ class Membership(NamedTuple):
         The cluster's identity.
     shards : int
         How many Redis servers it has.
+    control_prefix : str
+        What the names of its keys there begin with.
     host : str
         The address of this machine that faces the head.
+    versions : dict of str to str
+        What the head runs, by names of ``raydask.wire.versions``.
     """
 
     number: int
     cluster: str
     shards: int
+    control_prefix: str
     host: str
+    versions: dict[str, str]
 
 
 def join_cluster(head: Endpoint, secret: str, config: Config) -> Membership:
@@ -76,7 +81,14 @@ def join_cluster(head: Endpoint, secret: str, config: Config) -> Membership:
         host = str(sock.getsockname()[0])
     if joined.refusal:
         raise StartError(f"the cluster at {head} refuses this node: {joined.refusal}")
-    return Membership(joined.node, joined.cluster, joined.shards, host)
+    return Membership(
+        joined.node,
+        joined.cluster,
+        joined.shards,
+        joined.control_prefix,
+        host,
+        joined.versions,
+    )
 
 
 def ask_to_join(sock: socket.socket, head: Endpoint, deadline: float) -> Joined:
@@ -87,11 +99,11 @@ def ask_to_join(sock: socket.socket, head: Endpoint, deadline: float) -> Joined:
     StartError
         None came by the deadline (``time.monotonic``), or no such answer.
     """
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    versions = versions_here()
     decoder = FrameDecoder()
     messages: list[Any] = []
     try:
-        sock.sendall(encode(JoinCluster(VERSION, python)))
+        sock.sendall(encode(JoinCluster(versions.pop("raydask"), versions.pop("Python"), versions)))
         while not messages:
             left = deadline - time.monotonic()
             if left <= 0:

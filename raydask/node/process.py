@@ -13,6 +13,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from math import inf
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import uvloop
 
 from raydask.config import SessionOptions
+from raydask.control.control_place import ControlPlace
 from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStoreError
 from raydask.control.write_behind import WriteBehind
@@ -30,8 +32,10 @@ from raydask.object_store.spiller import Spiller
 from raydask.session_folder import GLOBAL_SOCKET, NODE_SOCKET, SPILL, remove_session_folder
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.framing import encode
+from raydask.wire.handshake import versions_here
 from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.messages import NodeReady
+from raydask.wire.versions import compare
 
 if TYPE_CHECKING:
     from raydask.node.joining import Membership
@@ -43,6 +47,7 @@ _LEAVING_SECONDS = 3.0
 """How long a node that leaves waits for a head that is away."""
 _LASTING_SECONDS = 1.0
 """What ends sooner was no connection: the other end may refuse this node."""
+_CLOSE_SECONDS = 1.0
 
 MakeProtocol = Callable[[], FrameProtocol]
 
@@ -70,7 +75,7 @@ def run_node(
     resources: dict[str, int],
     supervisor: socket.socket,
     backing: Backing,
-    urls: list[str],
+    control: ControlPlace,
     password: str,
 ) -> None:
     """Be the node of a session until its supervisor is gone.
@@ -84,8 +89,8 @@ def run_node(
         On which workers are asked for and their ends reported.
     backing : Backing
         The arena's memory.
-    urls : list of str
-        The control state's Redis servers; none in a node that joins a cluster.
+    control : ControlPlace
+        Where the control state is; nowhere in a node that joins a cluster.
     password : str
         The cluster's secret.
     """
@@ -97,7 +102,7 @@ def run_node(
     gc.freeze()
     gc.set_threshold(100_000, 50, 1000)
     try:
-        identity, writer, listeners = _enter_cluster(options, resources, backing, urls, password)
+        identity, writer, listeners = _enter_cluster(options, resources, backing, control, password)
         spiller = Spiller(
             backing.fd,
             os.path.join(options.folder, SPILL, f"node-{identity.number}"),
@@ -117,15 +122,28 @@ def run_node(
     # A turn of its loop costs less than one of asyncio's own, and a task that is waited for alone
     # takes two: docs/decisions/0021.
     uvloop.run(_serve(server, supervisor, options.folder, way, listeners))
-    # The supervisor is gone: whatever it left in the file system is this process's to remove.
+    # The supervisor is gone: whatever it left is this process's to remove.
+    if control.cluster:
+        _end_control_state(writer, Path(options.folder))
     remove_session_folder(Path(options.folder))
+
+
+def _end_control_state(writer: WriteBehind, folder: Path) -> None:
+    """Write nothing more, and remove what has been written to an external Redis."""
+    from raydask.node.external_redis import remove_from_external_redis
+
+    try:
+        writer.close(time.monotonic() + _CLOSE_SECONDS)
+    except ControlStoreError as error:
+        _log.info("the last changes were not written: %s", error)
+    remove_from_external_redis(folder)
 
 
 def _enter_cluster(
     options: SessionOptions,
     resources: dict[str, int],
     backing: Backing,
-    urls: list[str],
+    control: ControlPlace,
     password: str,
 ) -> tuple[NodeIdentity, WriteBehind, Listeners | None]:
     """Get a number and a way to the control state, and listen if the cluster is on a network.
@@ -137,7 +155,7 @@ def _enter_cluster(
     """
     member = _join(options, password)
     listeners, link, data = _listen(options, member)
-    store = control_store(options, urls, password, member)
+    store = control_store(options, control, password, member)
     try:
         store.start()
         number = store.increment("node") if member is None else member.number
@@ -156,6 +174,7 @@ def _enter_cluster(
         link,
         data,
         "" if member is None else member.cluster,
+        {} if member is None else member.versions,
     )
     return identity, writer, listeners
 
@@ -184,17 +203,20 @@ def _listen(
 
 
 def control_store(
-    options: SessionOptions, urls: list[str], secret: str, member: Membership | None
+    options: SessionOptions, control: ControlPlace, secret: str, member: Membership | None
 ) -> RedisStore:
     """Return the control state's store, not started, of this session or at the cluster's head."""
     if member is None:
-        return RedisStore(urls, password=secret)
+        return RedisStore(control.servers, prefix=control.prefix)
     from raydask.control.through_head import shards_through_head
     from raydask.wire.endpoint import parse_endpoint
     from raydask.wire.tls import client_tls
 
     head = parse_endpoint(options.head)
-    return RedisStore(shards_through_head(head, secret, member.shards, client_tls(options.config)))
+    tls = client_tls(options.config)
+    return RedisStore(
+        shards_through_head(head, secret, member.shards, tls), prefix=member.control_prefix
+    )
 
 
 async def _serve(
@@ -217,12 +239,19 @@ async def _serve(
         await server.links.start(listeners.link, listeners.data)
     keeper = loop.create_task(_keep_global(server, way))
     server.start(loop, link)
-    link.send(NodeReady(""))
+    link.send(NodeReady("", _warnings(server.identity)))
     await gone.wait()
     keeper.cancel()
     listener.close()
     if server.links is not None:
         server.links.close()
+
+
+def _warnings(identity: NodeIdentity) -> list[str]:
+    """Return what may go wrong because the node's cluster has other versions of something."""
+    head = ("the head", identity.head_versions)
+    warning = compare(head, ("this node", versions_here())).warning
+    return [warning] if warning else []
 
 
 def _way_to_global(options: SessionOptions, secret: str) -> _WayToGlobal:

@@ -28,7 +28,8 @@ the driver              ends the session, unless it is detached and up
 the supervisor itself   the kernel ends its children (Linux); the node removes the folder
 ======================  ==================================================================
 
-Ending the session means: end every child, remove the session's folder.  A node that has joined a
+Ending the session means: end every child, remove the session's folder, and before that its keys if
+it was told to use a Redis that is there already.  A node that has joined a
 cluster is a session without Redis and global scheduler: those of the cluster's head are its own.
 """
 
@@ -48,8 +49,11 @@ from typing import Any
 import msgspec
 
 from raydask.config import SessionOptions
+from raydask.control.control_place import ControlPlace
+from raydask.control.redis_connection import RedisAddress
 from raydask.control.redis_server import RedisServer
 from raydask.errors import RaydaskError
+from raydask.node.external_redis import begin_in_external_redis, remove_from_external_redis
 from raydask.node.fork_server import ForkServer
 from raydask.node.forking import (
     adopt_orphans,
@@ -63,7 +67,7 @@ from raydask.node.forking import (
     wait_for,
     wait_for_group,
 )
-from raydask.node.logs import log_to
+from raydask.node.logs import WarningCollector, log_to
 from raydask.node.sweep import sweep
 from raydask.object_store.backing import Backing, memory_of_a_worker
 from raydask.session_folder import (
@@ -158,6 +162,7 @@ class Supervisor:
         self._password = options.secret or os.urandom(16).hex()
         self._listener: socket.socket | None = None
         self._redis: list[RedisServer] = []
+        self._control = ControlPlace([])
         self._backing: Backing | None = None
         self._workers: set[int] = set()
         self._fork_servers: dict[int, _ForkServerLink] = {}
@@ -199,7 +204,7 @@ class Supervisor:
         from raydask.node.process import offered_resources
 
         config = self._options.config
-        collector = _Collector(self._warnings)
+        collector = WarningCollector(self._warnings)
         logging.getLogger("raydask").addHandler(collector)
         try:
             self._backing = Backing.create(
@@ -219,14 +224,21 @@ class Supervisor:
         self._fork_node()
 
     def _begin_head(self) -> None:
-        """Listen, and start Redis, which takes longest."""
+        """Listen, and start Redis, which takes longest, or see to one that is there."""
         if self._options.host:
             server_tls(self._options.config)  # what is wrong with it is to be said now
             self._listener = listen_at(Endpoint(self._options.host, self._options.port))
+        if self._options.redis_address:
+            self._control, warnings = begin_in_external_redis(self._options)
+            self._warnings += warnings
+            return
         for shard in range(self._options.num_redis_shards):
             server = RedisServer(str(self._folder), shard, self._password)
             server.start()
             self._redis.append(server)
+            self._control.servers.append(
+                RedisAddress(path=server.socket_path, password=self._password)
+            )
 
     def _heap_of_workers(self, arena: int) -> int:
         """Return how much freed heap each worker keeps: little where memory is scarce."""
@@ -239,7 +251,7 @@ class Supervisor:
 
             run_global_scheduler(
                 str(self._folder / GLOBAL_SOCKET),
-                [server.url for server in self._redis],
+                self._control,
                 self._password,
                 self._options.config,
                 self._listener,
@@ -262,7 +274,7 @@ class Supervisor:
                 self._resources,
                 theirs,
                 backing,
-                [server.url for server in self._redis],
+                self._control,
                 self._password,
             )
 
@@ -440,7 +452,7 @@ class Supervisor:
             (self._folder / JOINED).touch()
         if self._options.detached:
             self._selector.unregister(sys.stdin.fileno())
-        report({"address": str(self._folder), "warnings": self._warnings})
+        report({"address": str(self._folder), "warnings": self._warnings + message.warnings})
 
     def _reap(self) -> None:
         for group in self._groups:
@@ -499,9 +511,11 @@ class Supervisor:
             wait_for(pid)
         for group in self._groups:
             wait_for_group(group)
+        left = remove_from_external_redis(self._folder)
         remove_session(self._folder)
         if self._ready:
-            report({"ended": "" if self._reason == _TOLD else self._reason})
+            reason = "" if self._reason == _TOLD else self._reason
+            report({"ended": "; ".join(filter(None, (reason, left)))})
 
 
 def import_for_children() -> None:
@@ -536,18 +550,6 @@ def remove_session(folder: Path) -> None:
         pass  # other sessions are there
 
 
-class _Collector(logging.Handler):
-    """Collects the warnings of the start, which the driver's user is to see."""
-
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._texts = texts
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a record in."""
-        self._texts.append(record.getMessage())
-
-
 def report(answer: dict[str, Any]) -> None:
     """Tell whoever started the session how that went, or at last why it has ended, in one line."""
     try:
@@ -567,6 +569,7 @@ def main() -> None:
     options = msgspec.json.decode(line, type=SessionOptions)
     folder = Path(options.folder)
     os.environ["RAYDASK_SESSION"] = options.folder
+    os.environ.pop("RAYDASK_REDIS_PASSWORD", None)  # which is in the options, and not for tasks
     sweep(folder.parent)
     lock = lock_session(folder)
     supervisor = Supervisor(options)

@@ -339,6 +339,8 @@ class SimulatedCluster:
                 elif not action.process:
                     answer = events.RoomAnswered(action.number, action.offset, action.error)
                     self.clock.after(0.0, partial(self.handle, answer))
+            elif isinstance(action, actions.ForgetPull):
+                pass
             elif isinstance(action, (actions.StartPull, actions.CancelPull)):
                 assert self.network is not None
                 self.network.pull(self, action)

@@ -10,7 +10,7 @@ import random
 from collections import defaultdict, deque
 from functools import partial
 
-from raydask.ids import TaskID
+from raydask.ids import ObjectID, TaskID
 from raydask.local_scheduler import actions, events
 from raydask.testing.clock import VirtualClock
 from raydask.testing.cluster import Faults, SimulatedCluster
@@ -60,6 +60,7 @@ class SimulatedNodes:
         self._said_by_global: defaultdict[tuple[int, int], deque[events.Event]]
         self._said_by_global = defaultdict(deque)
         self.lent = 0
+        self.hosted = 0
         self.pulled = 0
         self._failed_pull = failed_pull
         self._demands: dict[tuple[int, int], wire.ShapeDemand] = {}
@@ -103,6 +104,8 @@ class SimulatedNodes:
 
     def send(self, sender: int, receiver: int, message: object) -> None:
         """Send a node's message to another."""
+        if isinstance(message, wire.ActorCreated):
+            self.hosted += 1
         if isinstance(message, wire.Lend):
             self.lent += len(message.specs)
         self._links[sender, receiver].send_message(message)
@@ -177,7 +180,8 @@ class SimulatedNodes:
         elif self.rng.random() < self._failed_pull:
             error = "it was made to fail"
         elif not action.file:
-            state = self._state_of(source, action.source)
+            state, found = self._state_of(source, action.source)
+            wanted = self._wanted_by(node, action.number)
             if state == "coming":
                 self.clock.after(0.001, partial(self._pull_on, node, action))
                 return
@@ -185,20 +189,32 @@ class SimulatedNodes:
                 error = "nothing is there"
                 if not self.has_lost and not self._failed_pull:
                     node.violated(f"node {node.node} reads freed memory of node {source.node}")
+            elif found != wanted:
+                node.violated(
+                    f"node {node.node} reads object {found.hex()} of node {source.node} instead of "
+                    f"{wanted.hex()}"
+                )
         del self._pulls[key]
         self.pulled += not error
         node.handle(events.PullEnded(action.number, error))
 
-    def _state_of(self, source: SimulatedCluster, offset: int) -> str:
-        for record in source.core.objects.records.values():
+    def _state_of(self, source: SimulatedCluster, offset: int) -> tuple[str, ObjectID]:
+        for object_id, record in source.core.objects.records.items():
             value, remote = record.value, record.remote
             if value is not None and value.kind == wire.ValueKind.STORED:
                 if value.offset == offset:
-                    return "there"
+                    return "there", object_id
             elif remote is not None and remote.fetch is not None:
                 if remote.fetch.offset == offset:
-                    return "coming"
-        return ""
+                    return "coming", object_id
+        return "", ObjectID(b"")
+
+    def _wanted_by(self, node: SimulatedCluster, number: int) -> ObjectID:
+        for object_id, record in node.core.objects.records.items():
+            fetch = record.remote.fetch if record.remote is not None else None
+            if fetch is not None and fetch.number == number:
+                return object_id
+        raise AssertionError(f"node {node.node} has no fetch {number}")
 
     # --- the global scheduler -------------------------------------------------------------
 
@@ -210,6 +226,18 @@ class SimulatedNodes:
             return True
         if isinstance(message, wire.LeaveCluster):
             self._leave(node, done=message.done)
+            return True
+        if isinstance(message, wire.CreateActor):
+            able = [
+                other.node
+                for other in self.alive
+                if other.node not in self.leaving
+                and other.core.pool.resources.feasible(message.resources)
+            ]
+            if not able:
+                return False
+            placed = events.ActorWasPlaced(message.actor_id, int(self.rng.choice(able)))
+            self.clock.after(0.001 * self.rng.random(), partial(node.handle, placed))
             return True
         if isinstance(message, wire.PassUp) and self.rng.random() < 0.9:
             placements = []

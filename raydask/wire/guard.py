@@ -192,7 +192,11 @@ async def connect_guarded(
         notice_silence(transport.get_extra_info("socket"))
     except OSError:
         pass  # it has ended already, and says why in a moment
-    reason = await ended
+    try:
+        reason = await ended
+    except asyncio.CancelledError:
+        transport.abort()  # nobody would ever use it, nor close it
+        raise
     if reason:
         raise AuthenticationError(f"{endpoint}: {reason}")
     return guard.protocol

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from raydask.ids import ActorID, FunctionID, ObjectID, TaskID
+from raydask.ids import ActorID, FunctionID, ObjectID, PlacementGroupID, TaskID
+from raydask.placement import GroupStrategy, Strategy
 from raydask.task import TaskSpec, TaskTemplate
 
 
@@ -31,6 +32,8 @@ class ValueKind(enum.IntEnum):
     """In the message, and it is a pickled exception to raise."""
     SPILLED = 3
     """In a file of the spill folder, at an offset; ``data`` is the file's path."""
+    ELSEWHERE = 4
+    """Where the sender can read it and the receiver cannot, who asks its own node for it."""
 
 
 class TaskStatus(enum.IntEnum):
@@ -88,13 +91,15 @@ class Hello(msgspec.Struct, array_like=True):
         ``"driver"``, ``"worker"``, ``"control"`` (a worker's control socket),
         ``"stdout"`` or ``"stderr"`` (a worker's output, raw bytes from then on),
         ``"observer"`` (it makes requests and has no job); ``"caller"`` is what a process says
-        to the actor that it calls.
+        to the actor that it calls, and ``"call"`` what comes before it where the actor is on
+        another node: that the connection is to be joined to one to the actor's worker.
     pid : int
     version, python : str
-        Of raydask, and ``"3.11"``-style of Python.
+        Of raydask and of Python; these two stay where they are, so that whoever has others can
+        be told so.
     process : int
         For a control or output socket the process number of the worker it belongs to; for
-        a caller its own.
+        a caller its own; for a call the worker's, on its node.
     namespace : str
     search_path : list of str
         A driver's ``sys.path``, which its workers take over.
@@ -105,6 +110,10 @@ class Hello(msgspec.Struct, array_like=True):
     log_to_driver : bool
     job : int
         For a worker the only job that it works for, whose fork server it comes from; 0: any.
+    others : dict of str to str
+        Versions of what else matters, by names of ``raydask.wire.versions``.
+    node : int
+        For a caller its own node; for a call the one where the actor is.
     """
 
     role: str
@@ -118,6 +127,8 @@ class Hello(msgspec.Struct, array_like=True):
     entry_point: str = ""
     log_to_driver: bool = True
     job: int = 0
+    others: dict[str, str] = {}
+    node: int = 0
 
 
 class Submit(msgspec.Struct, array_like=True):
@@ -204,10 +215,14 @@ class RetireRegions(msgspec.Struct, array_like=True):
 
 
 class PutFor(msgspec.Struct, array_like=True):
-    """Values that an actor made for a caller, whose node holds them for it and tells it."""
+    """Values that an actor made for a caller, whose node holds them for it and tells it.
+
+    ``node`` is the caller's; 0: this one.
+    """
 
     process: int
     values: list[ObjectValue]
+    node: int = 0
 
 
 class Promise(msgspec.Struct, array_like=True):
@@ -308,6 +323,8 @@ class Welcome(msgspec.Struct, array_like=True):
         Whether the process shall say where in the program it makes objects.
     preload : list of str
         Packages that the workers of a job share, once the process has named their modules.
+    warning : str
+        Not empty: what may go wrong because the two have other versions of something.
     """
 
     node: int
@@ -321,6 +338,7 @@ class Welcome(msgspec.Struct, array_like=True):
     refusal: str = ""
     record_call_sites: bool = False
     preload: list[str] = []
+    warning: str = ""
 
 
 class Values(msgspec.Struct, array_like=True):
@@ -330,7 +348,8 @@ class Values(msgspec.Struct, array_like=True):
 
 
 class Ready(msgspec.Struct, array_like=True):
-    """Objects the process watches that are now available."""
+    """Objects that are now available: the process watches them, or they are results of its calls
+    that its node holds for it."""
 
     object_ids: list[ObjectID]
 
@@ -417,8 +436,10 @@ class Progress(msgspec.Struct, array_like=True):
 class ActorLocated(msgspec.Struct, array_like=True):
     """An actor's state and where to call it, for a process that asked to follow it.
 
-    ``address`` is the path of its worker's socket while it is alive; ``cause`` says why it
-    is dead or restarting; ``incarnation`` counts its processes from 0.
+    ``address`` is the path of the socket where it is called while it is alive; ``cause`` says why
+    it is dead or restarting; ``incarnation`` counts its processes from 0.  ``host`` is the node
+    where it lives and ``process`` its worker there; 0: not known to be elsewhere.  Where that is
+    another node, ``address`` is the receiver's own node's, which has to be told both (``Hello``).
     """
 
     actor_id: ActorID
@@ -426,6 +447,8 @@ class ActorLocated(msgspec.Struct, array_like=True):
     address: str
     incarnation: int
     cause: str
+    host: int = 0
+    process: int = 0
 
 
 # --- the node to a worker's control socket ------------------------------------------------
@@ -448,11 +471,12 @@ class CancelTask(msgspec.Struct, array_like=True):
 class JoinCluster(msgspec.Struct, array_like=True):
     """A node that is about to start asks for its number; ``Joined`` answers.
 
-    ``version`` and ``python`` are as in ``Hello``.
+    ``version``, ``python`` and ``others`` are as in ``Hello``.
     """
 
     version: str
     python: str
+    others: dict[str, str] = {}
 
 
 class Joined(msgspec.Struct, array_like=True):
@@ -468,12 +492,18 @@ class Joined(msgspec.Struct, array_like=True):
         Not empty: the node cannot be part of this cluster, for this reason.
     shards : int
         How many Redis servers hold the control state.
+    versions : dict of str to str
+        The head's, by names of ``raydask.wire.versions``.
+    control_prefix : str
+        What the names of its keys there begin with.
     """
 
     node: int
     cluster: str
     refusal: str = ""
     shards: int = 1
+    versions: dict[str, str] = {}
+    control_prefix: str = ""
 
 
 class RegisterNode(msgspec.Struct, array_like=True):
@@ -481,7 +511,9 @@ class RegisterNode(msgspec.Struct, array_like=True):
 
     ``link`` and ``data`` are where other nodes connect to it, as ``HOST:PORT``: for messages and
     for objects; empty where no other can.  ``cluster`` is the identity of the cluster that it
-    is part of; empty: of whichever this is.
+    is part of; empty: of whichever this is.  ``versions`` are by names of
+    ``raydask.wire.versions``.  ``bundles`` are those that it has reserved, with their numbers in
+    their groups, and ``jobs`` are its own that have not ended.
     """
 
     node: int
@@ -495,6 +527,9 @@ class RegisterNode(msgspec.Struct, array_like=True):
     link: str = ""
     data: str = ""
     cluster: str = ""
+    versions: dict[str, str] = {}
+    bundles: list[tuple[PlacementGroupID, int]] = []
+    jobs: list[int] = []
 
 
 class Heartbeat(msgspec.Struct, array_like=True):
@@ -519,11 +554,15 @@ class Heartbeat(msgspec.Struct, array_like=True):
 
 
 class PassedUp(msgspec.Struct, array_like=True):
-    """A task that the local scheduler cannot run: name and resources decide its place."""
+    """A task that the local scheduler cannot run, or that is not for it to place.
+
+    Resources and strategy decide its place.
+    """
 
     task_id: TaskID
     name: str
     resources: dict[str, int]
+    strategy: Strategy | None = None
 
 
 class PassUp(msgspec.Struct, array_like=True):
@@ -531,6 +570,12 @@ class PassUp(msgspec.Struct, array_like=True):
 
     node: int
     tasks: list[PassedUp]
+
+
+class WithdrawTasks(msgspec.Struct, array_like=True):
+    """Tasks that were passed up have ended: they want no place any more."""
+
+    task_ids: list[TaskID]
 
 
 class CreateActor(msgspec.Struct, array_like=True):
@@ -545,6 +590,7 @@ class CreateActor(msgspec.Struct, array_like=True):
     max_restarts: int
     detached: bool
     job: int
+    strategy: Strategy | None = None
 
 
 class ClaimName(msgspec.Struct, array_like=True):
@@ -587,10 +633,14 @@ class Placed(msgspec.Struct, array_like=True):
 
 
 class Infeasible(msgspec.Struct, array_like=True):
-    """No node could run these tasks; ``detail`` says what they ask for and what there is."""
+    """No node could run these tasks; ``detail`` says what they ask for and what there is.
+
+    ``final`` says that none ever will: they fail at once.
+    """
 
     task_ids: list[TaskID]
     detail: str
+    final: bool = False
 
 
 class ActorPlaced(msgspec.Struct, array_like=True):
@@ -698,6 +748,102 @@ class Leases(msgspec.Struct, array_like=True):
     """Leases that have changed, for the node whose demands they answer."""
 
     leases: list[Lease]
+
+
+# --- placement groups: the node and the global scheduler -------------------------------------
+
+
+class PlacementGroupInfo(msgspec.Struct, array_like=True):
+    """A placement group, for whoever asks; the fields are those of ``PlacementGroupEntry``.
+
+    ``infeasible`` says why the cluster could not hold it; empty if it could.
+    """
+
+    group_id: PlacementGroupID
+    state: str
+    strategy: str
+    job: int
+    bundles: list[dict[str, int]]
+    nodes: list[int]
+    name: str
+    namespace: str
+    detached: bool
+    infeasible: str
+
+
+class CreateGroup(msgspec.Struct, array_like=True):
+    """A process wants these bundles reserved; ``GroupsAnswered`` with the number answers."""
+
+    number: int
+    group_id: PlacementGroupID
+    bundles: list[dict[str, int]]
+    strategy: GroupStrategy
+    name: str
+    namespace: str
+    job: int
+    detached: bool
+
+
+class RemoveGroup(msgspec.Struct, array_like=True):
+    """A process wants a group no more; ``GroupsAnswered`` with the number answers."""
+
+    number: int
+    group_id: PlacementGroupID
+
+
+class ListGroups(msgspec.Struct, array_like=True):
+    """Which placement groups are there?  ``GroupsAnswered`` with the number answers."""
+
+    number: int
+
+
+class GroupsAnswered(msgspec.Struct, array_like=True):
+    """Answer to the three above; ``refusal`` is not empty if it could not be done."""
+
+    number: int
+    groups: list[PlacementGroupInfo]
+    refusal: str = ""
+
+
+class GroupJudged(msgspec.Struct, array_like=True):
+    """The cluster cannot hold a placement group of the receiver's, or, empty, now it can."""
+
+    group_id: PlacementGroupID
+    job: int
+    infeasible: str
+
+
+class ReserveBundles(msgspec.Struct, array_like=True):
+    """Reserve these bundles of a group, all or none; ``BundlesReserved`` answers.
+
+    They are pairs of a bundle's number in the group and its resources; ``attempt`` comes back.
+    """
+
+    group_id: PlacementGroupID
+    attempt: int
+    bundles: list[tuple[int, dict[str, int]]]
+
+
+class BundlesReserved(msgspec.Struct, array_like=True):
+    """Whether a node has reserved what it was asked to."""
+
+    group_id: PlacementGroupID
+    attempt: int
+    accepted: bool
+
+
+class ReturnBundles(msgspec.Struct, array_like=True):
+    """These bundles of a group are wanted no more, and what runs in them ends: ``cause``."""
+
+    group_id: PlacementGroupID
+    indexes: list[int]
+    cause: str
+
+
+class JobEnded(msgspec.Struct, array_like=True):
+    """A job of the sender's has ended."""
+
+    job: int
 
 
 # --- nodes to one another -------------------------------------------------------------------
@@ -894,6 +1040,48 @@ class Parted(msgspec.Struct, array_like=True):
     settled: bool
 
 
+class ActorCreated(msgspec.Struct, array_like=True):
+    """An actor of the receiver's lives now at the sender's, in this process of its.
+
+    Where ``__init__`` failed, ``LentResults`` says so instead.
+    """
+
+    actor_id: ActorID
+    process: int
+    pid: int
+
+
+class ActorProcessDied(msgspec.Struct, array_like=True):
+    """The process of an actor of the receiver's has ended, before or after it was created."""
+
+    actor_id: ActorID
+    cause: str
+
+
+class EndActorProcess(msgspec.Struct, array_like=True):
+    """End the process of an actor of the sender's; ``cause`` is for people."""
+
+    actor_id: ActorID
+    cause: str
+
+
+class KillActor(msgspec.Struct, array_like=True):
+    """A process of the sender's wants an actor of the receiver's ended."""
+
+    actor_id: ActorID
+    no_restart: bool
+
+
+class ReturnValues(msgspec.Struct, array_like=True):
+    """What an actor here has made for a process of the receiver's; see ``PutFor``.
+
+    A stored value stays here: it has its size, and no place.
+    """
+
+    process: int
+    values: list[ObjectValue]
+
+
 # --- the node and its supervisor -----------------------------------------------------------
 
 
@@ -964,9 +1152,10 @@ class EndSession(msgspec.Struct, array_like=True):
 
 
 class NodeReady(msgspec.Struct, array_like=True):
-    """The node accepts connections, or why it cannot."""
+    """The node accepts connections, or why it cannot; and what its user is to be warned of."""
 
     error: str
+    warnings: list[str] = []
 
 
 FRAME_TYPES: tuple[type[Any], ...] = (
@@ -1052,5 +1241,20 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     NodesLeave,
     Part,
     Parted,
+    ActorCreated,
+    ActorProcessDied,
+    EndActorProcess,
+    KillActor,
+    ReturnValues,
+    CreateGroup,
+    RemoveGroup,
+    ListGroups,
+    GroupsAnswered,
+    GroupJudged,
+    ReserveBundles,
+    BundlesReserved,
+    ReturnBundles,
+    JobEnded,
+    WithdrawTasks,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""

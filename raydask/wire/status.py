@@ -26,6 +26,8 @@ class NodeStatus(msgspec.Struct):
         Processes.
     session : str
         The session's folder, on its own machine.
+    versions : dict of str to str
+        Of what its processes run, by names of ``raydask.wire.versions``.
     """
 
     node: int
@@ -41,3 +43,4 @@ class NodeStatus(msgspec.Struct):
     workers: int = 0
     drivers: int = 0
     session: str = ""
+    versions: dict[str, str] = {}

@@ -23,6 +23,7 @@ PUBLIC_NAMES = "raydask/__init__.py"
 
 LAYERS: tuple[set[str], ...] = (
     {"ids", "errors", "version"},
+    {"placement"},
     {"task", "config", "session_folder"},
     {"pickling"},
     {"serialization"},

@@ -15,6 +15,7 @@ from tests.architecture.source import SourceFile, engine, parse, within
 
 PURE = (
     "raydask/ids.py",
+    "raydask/placement.py",
     "raydask/task.py",
     "raydask/errors.py",
     "raydask/*/state.py",
@@ -29,8 +30,11 @@ PURE = (
     "raydask/global_scheduler/departures.py",
     "raydask/global_scheduler/division.py",
     "raydask/global_scheduler/fairness.py",
+    "raydask/global_scheduler/groups.py",
     "raydask/global_scheduler/leases.py",
     "raydask/global_scheduler/partings.py",
+    "raydask/global_scheduler/silences.py",
+    "raydask/wire/versions.py",
     "raydask/object_store/arena.py",
     "raydask/object_store/regions.py",
     "raydask/object_store/spilled.py",

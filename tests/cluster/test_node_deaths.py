@@ -209,9 +209,7 @@ def test_what_a_driver_at_a_dead_node_ran_ends_everywhere(three: Cluster, gate: 
 
 
 @pytest.mark.parametrize("graceful", [True, False])
-def test_a_broadcast_goes_on_when_a_node_on_its_way_is_lost(
-    three: Cluster, graceful: bool
-) -> None:
+def test_a_broadcast_goes_on_when_a_node_on_its_way_is_lost(three: Cluster, graceful: bool) -> None:
     added = three.add_node(num_cpus=1, resources={"n4": 1})
     three.wait_for_nodes()
     ref = raydask.put(np.arange(8_000_000))

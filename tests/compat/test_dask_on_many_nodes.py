@@ -45,7 +45,7 @@ def test_an_array_is_computed_by_all_nodes() -> None:
     nodes = x.map_blocks(note_node, dtype=int)
     ran = nodes.compute(scheduler=raydask.get)
     assert set(np.unique(ran)) == NODES
-    y = (x @ x.T - x.mean(axis=0)).std(axis=1)
+    y = (x + x.T - x.mean(axis=0)).std(axis=1)
     expected = y.compute(scheduler="sync")
     np.testing.assert_allclose(y.compute(scheduler=raydask.get), expected)
 
@@ -67,7 +67,8 @@ def test_a_frame_is_grouped_and_joined_by_all_nodes() -> None:
     sums = joined.groupby("name").value.sum()
     found = sums.compute(scheduler=raydask.get).sort_index()
     expected = table.merge(names, on="key").groupby("name").value.sum().sort_index()
-    pd.testing.assert_series_equal(found, expected, check_names=False, check_dtype=False)
+    np.testing.assert_allclose(found.to_numpy(), expected.to_numpy())
+    assert list(found.index) == list(expected.index)
     shuffled = frame.shuffle("key").compute(scheduler=raydask.get)
     assert len(shuffled) == rows
     assert np.isclose(shuffled.value.sum(), table.value.sum())

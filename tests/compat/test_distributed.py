@@ -20,7 +20,7 @@ import raydask
 from raydask.compat.distributed import RaydaskCluster, start, stop
 from raydask.compat.distributed.adaptivity import idle_nodes, nodes_wanted
 from raydask.compat.distributed.plugins import NodePlugin
-from raydask.errors import StartError, UsageError
+from raydask.errors import ClusterUnavailableError, StartError, UsageError
 from raydask.session_folder import running_sessions
 from raydask.util import NodeStatus
 from tests.cluster.probes import eventually
@@ -150,6 +150,19 @@ def _has_node(dask_worker: Any) -> bool:
 
 def _nodes_with_cpus() -> list[int]:
     return [each["node"] for each in raydask.nodes() if each["resources"].get("CPU")]
+
+
+def test_a_program_on_a_machine_of_its_own_gets_a_node_without_cpus(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(session: str) -> list[NodeStatus]:
+        raise ClusterUnavailableError(f"{session} is on another machine")
+
+    monkeypatch.setattr("raydask.compat.distributed.hosting.cluster_status", elsewhere)
+    start(client, object_store_memory=STORE)
+    assert len(running_sessions()) == 5
+    stop(client)
+    eventually(nothing_runs, seconds=SECONDS)
 
 
 @pytest.mark.parametrize("what", ["head", "nodes"])

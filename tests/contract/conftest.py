@@ -11,6 +11,7 @@ from typing import Protocol
 import pytest
 
 from raydask.control.memory_store import MemoryServer, MemoryStore
+from raydask.control.redis_connection import parse_url
 from raydask.control.redis_server import RedisServer
 from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStore
@@ -92,7 +93,8 @@ class HeadBackend(RedisBackend):
 
     def __init__(self, shards: int) -> None:
         super().__init__(shards)
-        self._head = Head([server.url for server in self.servers], PASSWORD)
+        servers = [parse_url(server.url, PASSWORD) for server in self.servers]
+        self._head = Head(servers, "the secret of the cluster")
 
     def open(self) -> ControlStore:
         store = RedisStore(self._head.addresses(), attempts=2)

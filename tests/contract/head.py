@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import uvloop
 
 from raydask.config import Config
+from raydask.control.control_place import ControlPlace
 from raydask.control.memory_store import MemoryStore
+from raydask.control.redis_connection import RedisAddress
 from raydask.control.through_head import ThroughHead
 from raydask.control.write_behind import WriteBehind
 from raydask.global_scheduler.server import GlobalSchedulerServer, journals_of
@@ -28,8 +30,8 @@ DEADLINE = 20.0
 class Head:
     """The network side of a global scheduler with these Redis servers."""
 
-    def __init__(self, urls: Sequence[str], secret: str) -> None:
-        self._urls = urls
+    def __init__(self, servers: Sequence[RedisAddress], secret: str) -> None:
+        self._servers = list(servers)
         self._secret = secret
         self._listener = listen_at(Endpoint("127.0.0.1", 0))
         self._endpoint = endpoint_of(self._listener)
@@ -43,7 +45,7 @@ class Head:
     def addresses(self) -> list[ThroughHead]:
         return [
             ThroughHead(self._endpoint, self._secret, shard, dial=dial)
-            for shard in range(len(self._urls))
+            for shard in range(len(self._servers))
         ]
 
     def close(self) -> None:
@@ -59,7 +61,8 @@ class Head:
         writer = WriteBehind(store, 0.1)
         writer.start()
         core = GlobalScheduler(journals_of(writer), "cluster")
-        server = GlobalSchedulerServer(core, writer, store, "cluster", self._urls)
+        place = ControlPlace(self._servers)
+        server = GlobalSchedulerServer(core, writer, store, "cluster", place)
         with tempfile.TemporaryDirectory(prefix="hd") as folder:
             await server.start(os.path.join(folder, "global.sock"))
             await server.listen(self._listener, self._secret, Config())

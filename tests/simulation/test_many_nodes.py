@@ -10,7 +10,7 @@ import pytest
 from raydask.testing.cluster import Faults
 from raydask.testing.nodes import SimulatedNodes
 from raydask.testing.processes import SimulatedDriver
-from tests.simulation.programs import ODD, PROGRAMS, SIMPLE, TREE, Story
+from tests.simulation.programs import ACTORS, DETACHED, ODD, PROGRAMS, SIMPLE, TREE, Story
 
 RESOURCES = {"GPU": 20_000, "memory": 10_000}
 
@@ -94,3 +94,37 @@ def test_history_in_which_nodes_leave(seed: int) -> None:
     run_to_the_end(nodes, drivers)
     assert_nothing_is_left(nodes, drivers)
     assert not any(nodes.nodes[number].alive for number in leaving)
+
+
+def end_actors(nodes: SimulatedNodes) -> None:
+    """End the detached actors, which outlive their drivers."""
+    for node in nodes.alive:
+        for actor_id in list(node.core.actors.records):
+            node.kill_actor(actor_id)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_history_with_actors(seed: int) -> None:
+    nodes = SimulatedNodes(seed + 4000, PROGRAMS, resources=RESOURCES, faults=Faults(crash=0.02))
+    nodes.start()
+    kinds = (*SIMPLE, *ACTORS, *ACTORS, DETACHED, TREE, TREE)
+    drivers = [node.add_driver(Story(40, kinds)) for node in nodes.nodes.values()]
+    run_to_the_end(nodes, drivers)
+    assert nodes.hosted
+    end_actors(nodes)
+    assert_nothing_is_left(nodes, drivers)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_history_with_actors_in_which_nodes_die(seed: int) -> None:
+    nodes = SimulatedNodes(seed + 5000, PROGRAMS, 4, resources=RESOURCES, faults=Faults(crash=0.02))
+    nodes.start()
+    kinds = (*SIMPLE, *ACTORS, *ACTORS, DETACHED, TREE, TREE)
+    drivers = [node.add_driver(Story(40, kinds)) for node in nodes.nodes.values()]
+    rng = random.Random(seed)
+    for number in rng.sample((2, 3, 4), rng.randint(1, 2)):
+        nodes.clock.run_for(0.2 * rng.random())
+        nodes.kill(number)
+    run_to_the_end(nodes, drivers)
+    end_actors(nodes)
+    assert_nothing_is_left(nodes, [driver for driver in drivers if driver.cluster.alive])

@@ -106,9 +106,12 @@ def test_the_page_shows_every_table(table: schema.Table) -> None:
         tables.TaskEntry,
         tables.TemplateEntry,
         tables.ActorOptionsEntry,
+        tables.StrategyEntry,
+        tables.LabelRuleEntry,
         tables.ObjectEntry,
         tables.ActorEntry,
         tables.NamedActorEntry,
+        tables.PlacementGroupEntry,
         tables.TaskEvent,
     ],
 )

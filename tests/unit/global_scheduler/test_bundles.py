@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydask.global_scheduler.bundles import Strategy, place_bundles
+from raydask.global_scheduler.bundles import place_bundles
 from raydask.ids import NodeNumber
+from raydask.placement import GroupStrategy
 from tests.unit.global_scheduler.cluster import units
 
 
@@ -18,7 +19,7 @@ def nodes_of(*cpus: float, **more: float) -> dict[NodeNumber, dict[str, int]]:
     return {NodeNumber(number): units(CPU=cpu, **more) for number, cpu in enumerate(cpus, 1)}
 
 
-def placed(strategy: Strategy, cpus: list[float], bundles: list[float]) -> list[int] | None:
+def placed(strategy: GroupStrategy, cpus: list[float], bundles: list[float]) -> list[int] | None:
     found = place_bundles(nodes_of(*cpus), [units(CPU=bundle) for bundle in bundles], strategy)
     return None if found is None else [int(number) for number in found]
 
@@ -42,7 +43,7 @@ def placed(strategy: Strategy, cpus: list[float], bundles: list[float]) -> list[
     ],
 )
 def test_strategies(
-    strategy: Strategy, cpus: list[float], bundles: list[float], expected: list[int] | None
+    strategy: GroupStrategy, cpus: list[float], bundles: list[float], expected: list[int] | None
 ) -> None:
     assert placed(strategy, cpus, bundles) == expected
 
@@ -60,10 +61,10 @@ def test_every_resource_of_a_bundle_is_on_its_node() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 2)), max_size=6),
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1)), max_size=6),
-    st.sampled_from(get_args(Strategy)),
+    st.sampled_from(get_args(GroupStrategy)),
 )
 def test_what_is_placed_fits_and_keeps_to_its_strategy(
-    nodes: list[tuple[int, int]], bundles: list[tuple[int, int]], strategy: Strategy
+    nodes: list[tuple[int, int]], bundles: list[tuple[int, int]], strategy: GroupStrategy
 ) -> None:
     there = {NodeNumber(number): units(CPU=c, GPU=g) for number, (c, g) in enumerate(nodes, 1)}
     wanted = [units(CPU=c, GPU=g) for c, g in bundles]

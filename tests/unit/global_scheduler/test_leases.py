@@ -233,7 +233,15 @@ def test_nodes_with_inputs_come_first(homes: Homes) -> None:
     homes.demand(1, 6, nodes=[4, 3])
     homes.divide()
 
-    assert homes.of(1) == {4: 4, 3: 2}
+    assert homes.of(1) == {4: 3, 3: 3}
+
+
+def test_nodes_with_inputs_share_evenly_and_others_take_what_they_cannot(homes: Homes) -> None:
+    homes.nodes(4, CPU=4)
+    homes.demand(1, 10, nodes=[4, 3])
+    homes.divide()
+
+    assert homes.of(1) == {4: 4, 3: 4, 2: 2}
 
 
 def test_idle_nodes_come_before_those_where_lent_tasks_run(homes: Homes) -> None:

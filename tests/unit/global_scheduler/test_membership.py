@@ -255,3 +255,17 @@ def test_views_of_many_nodes_are_rarer() -> None:
 
     cluster.after(VIEW_SECONDS)
     assert len(cluster.sent(wire.ClusterView)) == 2 * VIEW_NODES
+
+
+def test_what_a_node_says_of_a_task_that_was_placed_there_is_news(cluster: Cluster) -> None:
+    cluster.after(1.0)
+    cluster.sent(wire.ClusterView)
+    cluster.pass_up(1, CPU=3)
+    (placed,) = cluster.sent(wire.Placed, 1)
+    ((_, node),) = placed.placements
+    cluster.after(VIEW_SECONDS)
+    cluster.sent(wire.ClusterView)
+    cluster.beat(node, CPU=1)
+    cluster.after(VIEW_SECONDS)
+
+    assert cluster.sent(wire.ClusterView, 2)[-1].nodes[node][1] == units(CPU=1)

@@ -30,7 +30,7 @@ def gone(
     decided = partings.decide(
         now,
         head=None if head is None else NodeNumber(head),
-        connected=[NodeNumber(number) for number in range(10) if number not in absent],
+        in_touch=[NodeNumber(number) for number in range(10) if number not in absent],
     )
     return [int(node) for node, _ in decided]
 
@@ -70,7 +70,7 @@ def test_complaints_that_are_younger_count_too() -> None:
 
 def test_the_cause_says_who_could_not_reach_whom() -> None:
     partings = partings_of((1, 2), (4, 3))
-    decided = partings.decide(20.0, head=None, connected=[1, 2, 3, 4])
+    decided = partings.decide(20.0, head=None, in_touch=[1, 2, 3, 4])
 
     assert decided == [
         (4, "it cannot reach node 3: connection reset"),

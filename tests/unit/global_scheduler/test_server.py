@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,7 @@ IDS = IDSource(NodeNumber(1), ProcessNumber(1))
 class Server:
     """A server in this process, with its own clients of a store."""
 
-    def __init__(self, store: ControlStore, path: Path, urls: Sequence[str] = ()) -> None:
+    def __init__(self, store: ControlStore, path: Path) -> None:
         self._store = store
         self._path = str(path)
         self._writer = WriteBehind(store, 0.01)
@@ -48,7 +47,6 @@ class Server:
             self._writer,
             store,
             CLUSTER,
-            urls,
         )
 
     async def __aenter__(self) -> GlobalSchedulerServer:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from raydask.config import Config
+from raydask.control.control_place import ControlPlace
 from raydask.control.memory_store import MemoryServer, MemoryStore
+from raydask.control.redis_connection import parse_url
 from raydask.control.write_behind import WriteBehind
 from raydask.global_scheduler.joining import cluster_identity
 from raydask.global_scheduler.server import GlobalSchedulerServer, journals_of, reread
@@ -54,7 +56,8 @@ class Head:
         self.cluster = cluster_identity(self._store)
         self._writer = WriteBehind(self._store, 0.01)
         core = GlobalScheduler(journals_of(self._writer), self.cluster)
-        self._server = GlobalSchedulerServer(core, self._writer, self._store, self.cluster, urls)
+        place = ControlPlace([parse_url(url) for url in urls])
+        self._server = GlobalSchedulerServer(core, self._writer, self._store, self.cluster, place)
 
     async def __aenter__(self) -> Head:
         self._writer.start()

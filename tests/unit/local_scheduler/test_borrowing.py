@@ -15,7 +15,10 @@ class Said:
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, Any]] = []
-        self.borrowing = Borrowing(lambda node, message: self.messages.append((node, message)))
+        self.borrowing = Borrowing(
+            lambda node, message: self.messages.append((node, message)),
+            lambda action: self.messages.append((0, action)),
+        )
 
     def take(self) -> list[tuple[int, Any]]:
         self.borrowing.flush()

@@ -29,7 +29,7 @@ def test_a_lease_opens_a_node_until_its_slots_are_used(shape: Shape) -> None:
 
     assert list(shape.open) == [2]
     assert shape.nodes[2].has_room(None)
-    shape.lend(2, None, 0.0)
+    shape.lend(2, 0.02, 0.0)
     assert not shape.nodes[2].has_room(None)
     assert shape.lent == 1
 
@@ -73,33 +73,33 @@ def test_a_lease_that_has_ended_leaves_what_was_lent(shape: Shape) -> None:
 def test_a_node_with_a_lease_and_bound_tasks_is_matched_whichever_comes_first(
     shape: Shape,
 ) -> None:
-    shape.bind(new_task(), 2, 1.0)
+    shape.bind(new_task(), 2, 1.0, 0.1)
     assert not shape.matched
     shape.lease(2, 1)
     assert list(shape.matched) == [2]
 
     shape.lease(3, 1)
-    shape.bind(new_task(), 3, 1.0)
+    shape.bind(new_task(), 3, 1.0, 0.1)
     assert list(shape.matched) == [2, 3]
 
 
 def test_a_task_is_bound_to_one_node_at_a_time(shape: Shape) -> None:
     task = new_task()
-    shape.bind(task, 2, 1.0)
+    shape.bind(task, 2, 1.0, 0.1)
 
-    shape.bind(task, 3, 1.0)
+    shape.bind(task, 3, 1.0, 0.1)
 
     assert list(shape.bound) == [3]
     shape.unbind(task)
-    assert shape.waiting == 0
+    assert (shape.waiting, shape.bound_seconds) == (0, 0)
     assert not shape.bound
 
 
 def test_tasks_wait_until_their_time_and_no_more_than_asked_for_go(shape: Shape) -> None:
     early, late, other = new_task(), new_task(), new_task()
-    shape.bind(early, 2, 1.0)
-    shape.bind(late, 2, 3.0)
-    shape.bind(other, 3, 1.0)
+    shape.bind(early, 2, 1.0, 0.1)
+    shape.bind(late, 2, 3.0, 0.1)
+    shape.bind(other, 3, 1.0, 0.1)
 
     assert shape.impatient(0.5, 10) == []
     assert shape.impatient(2.0, 1) == [early]
@@ -112,7 +112,7 @@ def test_a_dead_node_is_forgotten_and_what_was_bound_to_it_returned(shape: Shape
     task = new_task()
     shape.lease(2, 2)
     shape.lend(2, 0.1, 0.0)
-    shape.bind(task, 2, 1.0)
+    shape.bind(task, 2, 1.0, 0.1)
 
     assert shape.remove_node(2) == [task]
     assert (shape.lent, shape.waiting) == (0, 0)

@@ -1,4 +1,4 @@
-"""Looking into a session: which nodes it has, where its memory is."""
+"""Looking into a session: which nodes it has, where its memory is; and placement groups."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from raydask.driver import launcher
 from raydask.driver.observer import ask_cluster, ask_node
 from raydask.driver.session import find_session
 from raydask.errors import ClusterUnavailableError
+from raydask.util.placement_group import (
+    PlacementGroup,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from raydask.wire.endpoint import looks_like_endpoint, parse_endpoint
 from raydask.wire.memory import (
     Holder,
@@ -25,11 +32,16 @@ __all__ = [
     "NodeMemory",
     "NodeStatus",
     "ObjectMemory",
+    "PlacementGroup",
     "ProcessMemory",
     "StateTotal",
     "cluster_status",
+    "get_placement_group",
     "memory_report",
     "memory_summary",
+    "placement_group",
+    "placement_group_table",
+    "remove_placement_group",
 ]
 
 
