@@ -128,7 +128,8 @@ class Chooser:
         """Return why none of these nodes can run it; None if one could that is awaited."""
         if any(is_feasible(node, item.wanted) for node in self._departures.staying(able)):
             return None
-        return Refusal(describe_infeasible(self._nodes.values(), item.wanted))
+        staying = self._departures.staying(self._nodes.values())
+        return Refusal(describe_infeasible(staying, item.wanted))
 
     def _spread(
         self, item: Unplaced, asking: NodeRecord, connected: Iterable[NodeRecord]

@@ -37,6 +37,7 @@ class PassedUpTasks:
         self._outgoing = outgoing
         self._patience = patience
         self._waiting: dict[TaskID, tuple[TaskRecord, float]] = {}
+        self._said: set[tuple[int, str, str]] = set()
         self._staying: set[TaskID] = set()
         self._details: dict[TaskID, str] = {}
 
@@ -47,6 +48,8 @@ class PassedUpTasks:
 
     def wait_for_place(self, task: TaskRecord, now: float) -> None:
         """Note a task; whoever calls this has asked the global scheduler, or `pass_up` does."""
+        if not self._waiting:
+            self._said.clear()
         waits_for_node = task.template.template.strategy is None
         deadline = now + self._patience if waits_for_node else _NEVER
         self._waiting[task.spec.task_id] = (task, deadline)
@@ -105,7 +108,14 @@ class PassedUpTasks:
         return entry[0] if entry is not None else None
 
     def notice(self, task: TaskRecord, detail: str) -> str:
-        """Return what the user is told of a task for which there is no node."""
+        """Return what the user is told of a task for which there is no node.
+
+        Empty: of its like the same has been said, and some of them still wait.
+        """
+        said = (task.job, task.template.template.name, detail)
+        if said in self._said:
+            return ""
+        self._said.add(said)
         return (
             f"no node can run {task.template.template.name!r}: {detail}. It fails after "
             f"{self._patience:g} s unless a node that can joins"

@@ -396,7 +396,7 @@ class LocalScheduler:
     def _tell_drivers(self, job: int | None, text: str) -> None:
         """Show a notice to a job's user, or to everybody."""
         for process, of_job in self._jobs.items():
-            if job is None or of_job == job:
+            if text and (job is None or of_job == job):
                 self._outgoing.actions.append(Send(process, Notice(text)))
 
     def _announce(self, process: ProcessNumber, text: str) -> None:

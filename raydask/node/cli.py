@@ -6,8 +6,10 @@ error), 2 when it was asked for something that makes no sense.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, get_args
@@ -119,6 +121,12 @@ def main() -> None:
     help="With --block: on SIGTERM let the node finish what it does and hand over what it keeps.",
 )
 @_drain_seconds
+@click.option(
+    "--until-eof",
+    is_flag=True,
+    help="With --block: take the end of standard input for SIGTERM, as when who started it dies.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say what runs in one line of JSON.")
 def start(
     head: bool,
     address: str | None,
@@ -136,19 +144,15 @@ def start(
     block: bool,
     drain: bool,
     drain_seconds: float,
+    until_eof: bool,
+    as_json: bool,
 ) -> None:
     """Start a node that stays until `raydask stop`: a cluster's first, or one more."""
-    if head == (address is not None):
+    _refuse_contradictions(head, address, port, num_redis_shards, redis_address)
+    if (drain or until_eof) and not block:
         raise click.UsageError(
-            "say --head to start the first node of a cluster, or --address HOST:PORT to add one"
+            "--drain and --until-eof go with --block; `raydask stop --drain` lets a node leave"
         )
-    of_head = (port, num_redis_shards, redis_address)
-    if address is not None and any(option is not None for option in of_head):
-        raise click.UsageError("--port, --num-redis-shards and --redis-address are for a head")
-    if redis_address is not None and num_redis_shards is not None:
-        raise click.UsageError("the URLs of --redis-address say how many servers there are")
-    if drain and not block:
-        raise click.UsageError("--drain goes with --block; `raydask stop --drain` does the same")
     amounts = _json_option("--resources", resources, dict[str, float], "numbers")
     texts = _json_option("--labels", labels, dict[str, str], "texts")
     with _errors_shown():
@@ -173,13 +177,33 @@ def start(
         )
         if block:
             _heed_sigterm()
+        if until_eof:
+            _heed_eof()
         supervised = launcher.Supervised(options)
         supervised.start()
-        _say_what_runs(options.folder, head)
+        _say_what_runs(options.folder, head, as_json=as_json)
     if block:
         _stay(supervised, options.folder, drain_seconds if drain else None)
     else:
         supervised.let_go()
+
+
+def _refuse_contradictions(
+    head: bool,
+    address: str | None,
+    port: int | None,
+    num_redis_shards: int | None,
+    redis_address: str | None,
+) -> None:
+    if head == (address is not None):
+        raise click.UsageError(
+            "say --head to start the first node of a cluster, or --address HOST:PORT to add one"
+        )
+    of_head = (port, num_redis_shards, redis_address)
+    if address is not None and any(option is not None for option in of_head):
+        raise click.UsageError("--port, --num-redis-shards and --redis-address are for a head")
+    if redis_address is not None and num_redis_shards is not None:
+        raise click.UsageError("the URLs of --redis-address say how many servers there are")
 
 
 def _json_option(name: str, text: str, kind: type[T], of: str) -> T:
@@ -191,8 +215,13 @@ def _json_option(name: str, text: str, kind: type[T], of: str) -> T:
         ) from error
 
 
-def _say_what_runs(folder: str, head: bool) -> None:
+def _say_what_runs(folder: str, head: bool, *, as_json: bool) -> None:
     endpoint = launcher.endpoint_of_session(folder)
+    if as_json:
+        node = number_of_node(folder)
+        line = msgspec.json.encode({"node": node, "session": folder, "address": endpoint})
+        click.echo(line)
+        return
     if head:
         click.echo(f"raydask runs in {folder} and listens at {endpoint}")
         reachable = parse_endpoint(endpoint).reachable
@@ -208,6 +237,17 @@ def _say_what_runs(folder: str, head: bool) -> None:
 def _heed_sigterm() -> None:
     """End this process on SIGTERM, which it would not even hear as the first of a container."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+
+
+def _heed_eof() -> None:
+    """Take the end of standard input for SIGTERM."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _stay(supervised: launcher.Supervised, folder: str, drain_seconds: float | None) -> None:
