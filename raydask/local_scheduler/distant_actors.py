@@ -100,7 +100,7 @@ class DistantActors:
 
     def begin(self, creation: TaskRecord) -> None:
         """Create an actor here, once what its creation needs is here."""
-        self._work.begin_creation(creation)
+        self._work.creations.begin(creation)
 
     def host(self, actor: ActorRecord, node: int) -> bool:
         """Have a node host an actor; say whether there is such a node."""
@@ -132,7 +132,9 @@ class DistantActors:
         """Note that an actor lives on the node that was to host it."""
         actor = self._hosted_by(node, message.actor_id)
         if actor is not None and actor.creation.state == TaskState.LENT:
-            self._work.created_elsewhere(actor, ProcessNumber(message.process), message.pid)
+            self._work.creations.created_elsewhere(
+                actor, ProcessNumber(message.process), message.pid
+            )
 
     def creation_failed(self, node: int, result: TaskResult) -> bool:
         """Take in that an actor could not be created; say whether that was awaited."""
@@ -140,7 +142,7 @@ class DistantActors:
         self._has_ended(ActorID(result.task_id))
         if actor is None or actor.creation.state != TaskState.LENT:
             return False
-        self._work.creation_failed_elsewhere(actor, result)
+        self._work.creations.failed_elsewhere(actor, result)
         return True
 
     def process_died(self, node: int, actor_id: ActorID, cause: str) -> None:
@@ -148,7 +150,7 @@ class DistantActors:
         self._has_ended(actor_id)
         actor = self._hosted_by(node, actor_id)
         if actor is not None:
-            self._work.actor_process_died(actor, cause)
+            self._work.creations.actor_process_died(actor, cause)
 
     def _hosted_by(self, node: int, actor_id: ActorID) -> ActorRecord | None:
         actor = self._actors.records.get(actor_id)
@@ -224,7 +226,7 @@ class DistantActors:
         for actor in list(self._actors.records.values()):
             if actor.host == node:
                 died = f"node {node}, where it lived, is dead: {cause}"
-                self._work.actor_process_died(actor, died)
+                self._work.creations.actor_process_died(actor, died)
         for actor_id, followed in list(self._followed.items()):
             if home_of(actor_id) == node:
                 died = f"node {node}, its home, is dead: {cause}"

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from raydask.ids import peer_process
 from raydask.local_scheduler.actions import EndSession, Send, SendGlobal
 from raydask.local_scheduler.outgoing import Outgoing
-from raydask.local_scheduler.tasks import OPEN
+from raydask.local_scheduler.records import OPEN
 from raydask.wire.messages import LeaveCluster, Part
 
 if TYPE_CHECKING:

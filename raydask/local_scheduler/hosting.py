@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from raydask.ids import ActorID, TaskID, home_of
 from raydask.local_scheduler.borrowing import Borrowing
-from raydask.local_scheduler.records import TaskRecord, TaskState, WorkerRecord
-from raydask.local_scheduler.tasks import OPEN, TaskTable
+from raydask.local_scheduler.records import OPEN, TaskRecord, TaskState, WorkerRecord
+from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import WorkerPool
 from raydask.task import TaskKind
 from raydask.wire.messages import ActorCreated, ActorProcessDied, TaskResult, TaskStatus
@@ -59,15 +59,15 @@ class Hosting:
             self.hosted[actor_id] = Hosted(worker, task)
             created = ActorCreated(actor_id, worker.process, worker.pid)
             self._borrowing.say(home_of(actor_id), created)
-            self._work.guest_ended(task, TaskState.FINISHED)
+            self._work.creations.guest_ended(task, TaskState.FINISHED)
         else:
             self._pool.kill(worker, "its actor could not be created")
-            self._work.guest_ended(task, TaskState.FAILED, result)
+            self._work.creations.guest_ended(task, TaskState.FAILED, result)
 
     def creation_died(self, task: TaskRecord, cause: str) -> None:
         """Report that a worker has died while it created an actor."""
         self._died(ActorID(task.spec.task_id), cause)
-        self._work.guest_ended(task, TaskState.FAILED)
+        self._work.creations.guest_ended(task, TaskState.FAILED)
 
     def worker_died(self, worker: WorkerRecord, cause: str) -> None:
         """Report the death of a worker, if it was an actor of another node."""

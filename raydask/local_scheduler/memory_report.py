@@ -22,9 +22,8 @@ from raydask.ids import (
     node_of_peer,
     process_of,
 )
-from raydask.local_scheduler.records import ActorRecord, ObjectRecord, TaskRecord, TaskState
+from raydask.local_scheduler.records import OPEN, ActorRecord, ObjectRecord, TaskRecord, TaskState
 from raydask.local_scheduler.state import LocalScheduler
-from raydask.local_scheduler.tasks import OPEN
 from raydask.task import TaskKind
 from raydask.wire.memory import (
     Holder,

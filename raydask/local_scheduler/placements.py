@@ -87,6 +87,6 @@ class Placements:
         task = self._work.records.get(task_id)
         actor = self._actors.creation_of(task) if task is not None else None
         if actor is not None:
-            self._work.end_actor(actor, detail)
+            self._work.creations.end_actor(actor, detail)
         elif task is not None and task.state == TaskState.WAITING:
             self._work.fail(task, cannot_run(task, detail))

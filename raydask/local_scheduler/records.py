@@ -50,6 +50,10 @@ class TaskState(enum.IntEnum):
     """Another node has it, and runs it or gives it back."""
 
 
+OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT))
+"""The states of a task that has not ended."""
+
+
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING: frozenset(
         (TaskState.READY, TaskState.LENT, TaskState.FAILED, TaskState.CANCELLED)

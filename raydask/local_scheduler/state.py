@@ -2,10 +2,10 @@
 
 It is the home of every task and object made on its node.  It takes tasks from submission to
 their end (`TaskTable`), gives ready ones to workers (`WorkerPool`), counts who holds what
-(`ObjectTable`), and follows the lives of actors (`ActorTable`).  This module is what they have
-in common: the table of events, and the processes that come and go.  Time comes in with every
-event; what is to be done goes out as actions; changes are noted in journals, from which
-the control state is written behind.
+(`ObjectTable`), follows the lives of actors (`ActorTable`), and ends with a job what belongs to it
+(`Jobs`).  This module is what they have in common: the table of events, and the processes that
+come and go.  Time comes in with every event; what is to be done goes out as actions; changes are
+noted in journals, from which the control state is written behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
 from raydask.ids import (
-    ActorID,
     NodeNumber,
     ObjectID,
     ProcessNumber,
@@ -25,11 +24,13 @@ from raydask.ids import (
     home_of_job,
 )
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import Action, EndProcess, Send, SendGlobal
+from raydask.local_scheduler.actions import Action, EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.bundles import BundleTable
+from raydask.local_scheduler.drivers import Drivers
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.interruption import Interruptions
+from raydask.local_scheduler.jobs import Jobs
 from raydask.local_scheduler.memory_watch import MemorySettings, MemoryWatch
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
@@ -43,18 +44,12 @@ from raydask.local_scheduler.records import (
     WorkerRecord,
 )
 from raydask.local_scheduler.room import Room, RoomSettings
-from raydask.local_scheduler.tasks import OPEN, TaskTable
+from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import PoolSettings, WorkerPool
 from raydask.object_store.state import StoreState
 from raydask.serialization import serialize_error
 from raydask.task import TaskTemplate
-from raydask.wire.messages import (
-    ActorState,
-    JobEnded,
-    JobSettings,
-    Notice,
-    Reply,
-)
+from raydask.wire.messages import Reply
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.between_nodes import BetweenNodes
@@ -126,14 +121,12 @@ class LocalScheduler:
         self.actors = ActorTable(node, self.pool, self._outgoing, paths.worker_socket)
         self._templates: dict[ProcessNumber, dict[int, TemplateRecord]] = {}
         self._template_count = 0
-        self._jobs: dict[ProcessNumber, int] = {}
-        self._job_has_ended = False
-        """Since the last tick."""
+        self._drivers = Drivers(self.pool, self._outgoing)
         self._functions = FunctionTable(self.objects, journals.functions)
         self.pool.functions = self._functions.records
         self._passed_up = PassedUpTasks(node, self._outgoing, infeasible_seconds)
         self._interruptions = Interruptions(self.pool, self._outgoing)
-        self.memory = MemoryWatch(memory_settings, self.pool, self.actors, self._tell_drivers)
+        self.memory = MemoryWatch(memory_settings, self.pool, self.actors, self._drivers.tell)
         self._work = TaskTable(
             node,
             store,
@@ -149,10 +142,11 @@ class LocalScheduler:
         )
         self.room = self._new_room(room_settings, paths)
         self.tasks = self._work.records
-        self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._tell_drivers)
+        self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._drivers.tell)
         self._node = NodeNumber(node)
+        self._jobs = self._new_jobs()
         self._placements = Placements(
-            self._node, self._work, self.actors, self._passed_up, self._tell_drivers
+            self._node, self._work, self.actors, self._passed_up, self._drivers.tell
         )
         self.between: BetweenNodes | None = None
         self.draining: Draining | None = None
@@ -166,8 +160,20 @@ class LocalScheduler:
             self.objects,
             self._outgoing,
             paths.spill_file,
-            self._announce,
+            self._drivers.announce,
             self.pool.others_work,
+        )
+
+    def _new_jobs(self) -> Jobs:
+        return Jobs(
+            self._node,
+            self._drivers,
+            self._work,
+            self.pool,
+            self.actors,
+            self.bundles,
+            self._functions,
+            self._outgoing,
         )
 
     def _table(self) -> dict[type, Callable[[Any], None]]:
@@ -251,12 +257,9 @@ class LocalScheduler:
     # --- processes ------------------------------------------------------------------------
 
     def _on_driver_joined(self, event: events.DriverJoined) -> None:
-        self._jobs[event.process] = event.job
         self._templates[event.process] = {}
         self.objects.join(event.process)
-        self.pool.job_settings[event.job] = JobSettings(
-            event.job, event.namespace, event.search_path, event.folder
-        )
+        self._drivers.joined(event)
 
     def _on_worker_joined(self, event: events.WorkerJoined) -> None:
         self._templates[event.process] = {}
@@ -267,55 +270,16 @@ class LocalScheduler:
         self.pool.starts.failed(event.number, event.job, self._now)
 
     def _on_modules_named(self, event: events.ModulesNamed) -> None:
-        settings = self.pool.job_settings.get(self._job_of(event.process))
+        settings = self.pool.job_settings.get(self._drivers.job_of(event.process))
         if settings is not None:
             self.pool.starts.prepare(settings, event.modules, self._now)
 
     def _on_driver_left(self, event: events.DriverLeft) -> None:
-        job = self._jobs.pop(event.process, None)
+        job = self._drivers.jobs.pop(event.process, None)
         if job is None:
             return
-        self._end_job(job)
+        self._jobs.end(job)
         self._leave(event.process)
-
-    def _end_job(self, job: int) -> None:
-        """End a job's tasks, workers and actors, but not its detached actors."""
-        if home_of_job(job) == self._node:
-            self._outgoing.actions.append(SendGlobal(JobEnded(job)))
-        actors = list(self.actors.records.values())
-        kept = [actor for actor in actors if actor.detached and actor.state != ActorState.DEAD]
-        kept_tasks = {actor.creation for actor in kept}
-        kept_workers = {actor.worker or actor.creation.worker for actor in kept}
-        for actor in actors:
-            if actor.creation.job == job and actor.creation not in kept_tasks:
-                self._work.end_actor(actor, "its driver has ended")
-        error = serialize_error(TaskCancelledError("the driver of the task has ended"))
-        if self.between is not None:
-            kept_tasks.update(self.between.hosting.creations)
-            kept_workers.update(task.worker for task in self.between.hosting.creations)
-            kept_workers.update(hosted.worker for hosted in self.between.hosting.detached)
-        kept_processes = {worker.process for worker in kept_workers if worker is not None}
-        ours = [
-            task
-            for task in self.tasks.values()
-            if task.job == job
-            and task.state in OPEN
-            and task not in kept_tasks
-            and task.submitter not in kept_processes
-        ]
-        self._work.cancel_all(ours, error, force=True)
-        for worker in self.pool.workers.values():
-            if worker.job == job and worker not in kept_workers:
-                self.pool.kill(worker, "its driver has ended")
-        kept_jobs = {task.job for task in kept_tasks}
-        kept_jobs.update(worker.job for worker in kept_workers if worker is not None)
-        if job not in kept_jobs:
-            if self.between is not None:
-                self.between.job_ended(job)
-            self.bundles.job_ended(job)
-            self.pool.forget_job(job)
-            self._functions.forget_job(job)
-            self._job_has_ended = True
 
     def _on_worker_left(self, event: events.WorkerLeft) -> None:
         worker = self.pool.workers.get(event.process)
@@ -328,7 +292,7 @@ class LocalScheduler:
         if worker.actor_id is not None:
             actor = self.actors.records.get(worker.actor_id)
             if actor is not None and actor.worker is worker:
-                self._work.actor_process_died(actor, cause)
+                self._work.creations.actor_process_died(actor, cause)
             elif self.between is not None:
                 self.between.hosting.worker_died(worker, cause)
         verdict = self.memory.verdict_on(event.process)
@@ -339,7 +303,8 @@ class LocalScheduler:
                 self._work.worker_died_with(task, cause, position == 0, own)
         self._leave(event.process)
         if worker.job and worker.job not in self.pool.job_settings:
-            self._job_has_ended = True  # and with this worker the last that it held may have gone
+            # With this worker the last that its job held may have gone.
+            self._jobs.one_has_ended = True
         self.pool.refill(worker.job)
 
     def _leave(self, process: ProcessNumber) -> None:
@@ -358,7 +323,7 @@ class LocalScheduler:
         templates = self._templates.get(process)
         if templates is None:
             return
-        job = self._job_of(process)
+        job = self._drivers.job_of(process)
         for number, template in event.templates:
             templates[number] = self._new_template(template, job)
         for spec in event.specs:
@@ -381,10 +346,6 @@ class LocalScheduler:
         record.feasible = is_ours_to_place and self.pool.resources.feasible(template.resources)
         return record
 
-    def _job_of(self, process: ProcessNumber) -> int:
-        worker = self.pool.workers.get(process)
-        return worker.job if worker is not None else self._jobs.get(process, 0)
-
     def _on_global_scheduler(self, event: events.GlobalSchedulerCame) -> None:
         self._passed_up.ask_again()
         self.actors.report_all()
@@ -393,17 +354,8 @@ class LocalScheduler:
         if self.draining is not None:
             self.draining.say_so()
 
-    def _tell_drivers(self, job: int | None, text: str) -> None:
-        """Show a notice to a job's user, or to everybody."""
-        for process, of_job in self._jobs.items():
-            if text and (job is None or of_job == job):
-                self._outgoing.actions.append(Send(process, Notice(text)))
-
-    def _announce(self, process: ProcessNumber, text: str) -> None:
-        self._tell_drivers(self._job_of(process), text)
-
     def _on_exported(self, event: events.FunctionExported) -> None:
-        job = self._job_of(event.process)
+        job = self._drivers.job_of(event.process)
         if job in self.pool.job_settings:
             self._functions.export(event.function_id, event.code, event.name, event.nested, job)
 
@@ -513,19 +465,11 @@ class LocalScheduler:
         self.room.tick(self._now)
         if self.draining is not None:
             self.draining.tick(self._now)
-        if len(self.pool.job_settings) > len(self._jobs):
-            # Jobs without a driver live as long as their detached actors.
-            actors = self.actors.records.values()
-            alive = {actor.creation.job for actor in actors if actor.state != ActorState.DEAD}
-            if self.between is not None:
-                # Their homes say when they end.
-                alive |= self.between.guests.jobs.keys() | self.between.hosting.jobs
-            for job in self.pool.job_settings.keys() - self._jobs.values() - alive:
-                self._end_job(job)
+        self._jobs.end_abandoned()
         for task, error in self._passed_up.overdue(self._now):
             self._work.fail(task, error)
-        if self._job_has_ended:
-            self._job_has_ended = False
+        if self._jobs.one_has_ended:
+            self._jobs.one_has_ended = False
             self.objects.free_circles()
 
     # --- actors ---------------------------------------------------------------------------
@@ -544,16 +488,7 @@ class LocalScheduler:
         if self.between is not None and home_of(event.actor_id) != self._node:
             self.between.distant.kill(event.actor_id, no_restart=event.no_restart)
         else:
-            self._kill_actor(event.actor_id, event.no_restart)
-
-    def _kill_actor(self, actor_id: ActorID, no_restart: bool) -> None:
-        actor = self.actors.records.get(actor_id)
-        if actor is None or actor.state == ActorState.DEAD:
-            return
-        if no_restart:
-            self._work.end_actor(actor, "raydask.kill() ended it")
-        else:
-            self.actors.kill(actor, "raydask.kill() ended its process", no_restart=False)
+            self._work.creations.kill_actor(event.actor_id, event.no_restart)
 
     @property
     def jobs(self) -> list[int]:
@@ -604,10 +539,10 @@ class LocalScheduler:
                 self._outgoing,
                 self.actors,
                 self._new_template,
-                self._end_job,
-                self._kill_actor,
+                self._jobs.end,
+                self._work.creations.kill_actor,
             )
-            self._placements.between = self.between
+            self._placements.between = self._jobs.between = self.between
             self.between.draining = self.draining
         self.between.nodes_came(event.nodes)
 
@@ -637,7 +572,7 @@ class LocalScheduler:
         if self.draining is None:
             from raydask.local_scheduler.draining import begin_to_leave
 
-            self.draining = begin_to_leave(self, self._outgoing, self._jobs, event.is_last)
+            self.draining = begin_to_leave(self, self._outgoing, self._drivers.jobs, event.is_last)
         self.draining.hasten(self._now + event.seconds)
 
     def _on_others_leave(self, event: events.OthersLeave) -> None:

@@ -10,7 +10,7 @@
 
 A task holds its inputs until it has ended.  It is remembered after that as long as one of its
 returns exists, because with it the return could be made again.  The creation of an actor is
-a task too, which ends for good when the actor does.
+a task too, which ends for good when the actor does (`Creations`).
 
 A task whose inputs exist, but on other nodes, waits until it is lent to one of these or its inputs
 have been brought here (`Elsewhere`).  *Guests* are tasks of other nodes that this one runs: their
@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from raydask.control.tables import EventKind
 from raydask.control.write_behind_state import Journal, Source
-from raydask.errors import ActorDiedError, InternalError
+from raydask.errors import InternalError
 from raydask.ids import ObjectID, ProcessNumber, TaskID, is_peer, return_id
 from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.creations import Creations
 from raydask.local_scheduler.elsewhere import Elsewhere
 from raydask.local_scheduler.interruption import Interruptions
 from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict, death_of
@@ -35,7 +36,7 @@ from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
 from raydask.local_scheduler.policy import order_key
 from raydask.local_scheduler.records import (
-    ActorRecord,
+    OPEN,
     ObjectRecord,
     TaskRecord,
     TaskState,
@@ -44,10 +45,9 @@ from raydask.local_scheduler.records import (
 )
 from raydask.local_scheduler.worker_pool import WorkerPool
 from raydask.object_store.state import StoreState
-from raydask.serialization import serialize, serialize_error
+from raydask.serialization import serialize_error
 from raydask.task import TaskKind, TaskSpec
 from raydask.wire.messages import (
-    ActorState,
     ObjectValue,
     Progress,
     TaskResult,
@@ -57,17 +57,12 @@ from raydask.wire.messages import (
 
 _ERROR = int(ValueKind.ERROR)
 _STORED = int(ValueKind.STORED)
-_INLINE = int(ValueKind.INLINE)
 _OK = int(TaskStatus.OK)
 _CANCELLED = int(TaskStatus.CANCELLED)
 _FAILED = int(TaskStatus.FAILED)
 _NOTABLE_SECONDS = 0.001
 """Shorter tasks that succeed leave no event: they are many, and too short for a timeline."""
 _EVENT_KINDS: dict[int, EventKind] = {_OK: "FINISHED", _CANCELLED: "CANCELLED"}
-_NONE = serialize(None).to_bytes()
-
-OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT))
-"""The states of a task that has not ended."""
 
 
 class TaskTable:
@@ -96,6 +91,8 @@ class TaskTable:
         Seconds since the epoch; set by the core before each event.
     elsewhere : Elsewhere or None
         None as long as there is no other node.
+    creations : Creations
+        What is particular to the tasks that create actors.
     """
 
     def __init__(
@@ -127,6 +124,7 @@ class TaskTable:
         self.records: dict[TaskID, TaskRecord] = {}
         self.now = 0.0
         self.elsewhere: Elsewhere | None = None
+        self.creations = Creations(self, pool, actors, journal)
 
     # --- submission -----------------------------------------------------------------------
 
@@ -199,9 +197,7 @@ class TaskTable:
 
     def _inputs_are_here(self, task: TaskRecord) -> None:
         if self._wants_place(task):
-            if not task.template.feasible:
-                self.passed_up.wait_for_place(task, self.now)
-            self._actors.ask_for_place(task)
+            self.creations.ask_for_place(task)
         elif task.template.feasible:
             self._pool.ready(task)
         else:
@@ -302,9 +298,9 @@ class TaskTable:
         template = task.template
         status = result.status
         if status != _OK or result.duration >= _NOTABLE_SECONDS:
-            self._note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
+            self.note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
         if template.template.kind == TaskKind.ACTOR_CREATION:
-            self._creation_ended(worker, task, result)
+            self.creations.ended(worker, task, result)
             return
         self._pool.ended(worker, task, self.now)
         if status == _OK:
@@ -318,32 +314,24 @@ class TaskTable:
             task.error = result.error
         if task.is_guest:
             result.values = [self.seal(worker.process, value) for value in result.values]
-            self._guest_ended(task, result)
+            self.close_guest(task, result)
             return
         task.live += 1  # so that it is not forgotten before it is closed
         for value in result.values:
             self.deliver([self.seal(worker.process, value)])
         self.close_delivered(task)
 
-    def _guest_ended(self, task: TaskRecord, result: TaskResult) -> None:
+    def close_guest(self, task: TaskRecord, result: TaskResult) -> None:
+        """Close a guest that has ended, and report how."""
         assert self.elsewhere is not None
         self.elsewhere.guest_ended(task, result)
-        self._close(task)
+        self.close(task)
 
-    def guest_ended(
-        self, task: TaskRecord, state: TaskState, result: TaskResult | None = None
-    ) -> None:
-        """End a guest that creates an actor; with a result that its home is told."""
-        task.state = state
-        if result is None:
-            self._close(task)
-        else:
-            self._guest_ended(task, result)
-
-    def _note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
+    def note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
+        """Leave an event of what has happened to a task."""
         self._record(task.event(kind, self.now, self._node, error))
 
-    def _close(self, task: TaskRecord) -> None:
+    def close(self, task: TaskRecord) -> None:
         """End the holds of a task that has reached its last state."""
         task.worker = None
         spec = task.spec
@@ -373,12 +361,8 @@ class TaskTable:
     def forget(self, task: TaskRecord) -> None:
         """Forget a task when its last return has gone and it has ended."""
         if task.template.template.kind == TaskKind.ACTOR_CREATION:
-            actor = self._actors.creation_of(task)
-            if actor is not None:
-                if actor.state != ActorState.DEAD:
-                    self.end_actor(actor, "nobody held a handle to it any more")
-                    return
-                self._actors.forget(actor)
+            if not self.creations.forget(task):
+                return
         if task.state not in OPEN and self.records.pop(task.spec.task_id, None) is not None:
             if not task.is_guest:
                 self._journal.forget(task.spec.task_id)
@@ -410,9 +394,7 @@ class TaskTable:
         task.error = "see the object's value"
         spec = task.spec
         if template.kind == TaskKind.ACTOR_CREATION:
-            actor = self._actors.creation_of(task)
-            if actor is not None and actor.state != ActorState.DEAD:
-                self._actors.failed(actor, "its __init__ could not run")
+            self.creations.failed(task)
         task.live += 1  # so that it is not forgotten before it is closed
         errors = [
             ObjectValue(return_id(spec.task_id, index), _ERROR, error, 0, 0, list(nested))
@@ -428,7 +410,7 @@ class TaskTable:
     def close_delivered(self, task: TaskRecord) -> None:
         """Close a task that has ended, now that its values have been delivered."""
         task.live -= 1
-        self._close(task)
+        self.close(task)
 
     def worker_died_with(
         self, task: TaskRecord, cause: str, charged: bool, verdict: Verdict | None = None
@@ -446,16 +428,12 @@ class TaskTable:
             Why the worker was ended, if that was for this task's memory.
         """
         task.worker = None
-        self._note(task, "RETRIED" if task.retries else "FAILED", cause)
+        self.note(task, "RETRIED" if task.retries else "FAILED", cause)
         doom = self._interruptions.doom_of(task)
         if doom is not None:
             self.fail(task, doom, TaskState.CANCELLED)
         elif task.template.template.kind == TaskKind.ACTOR_CREATION:
-            actor = self._actors.creation_of(task)
-            if actor is not None:
-                self.actor_process_died(actor, cause)
-            elif task.is_guest and self.elsewhere is not None:
-                self.elsewhere.creation_died(task, cause)
+            self.creations.worker_died(task, cause)
         elif not charged:
             task.attempts -= 1
             self.run_again(task)
@@ -474,7 +452,7 @@ class TaskTable:
             for index in range(task.template.template.num_returns)
         ]
         result = TaskResult(task.spec.task_id, _FAILED, values, self.now, 0.0, retryable=True)
-        self._guest_ended(task, result)
+        self.close_guest(task, result)
 
     def _retry(self, task: TaskRecord, *, hold_back: bool = False) -> None:
         """Use up one of the task's retries; with `hold_back` wait for memory first."""
@@ -498,10 +476,10 @@ class TaskTable:
 
     def _find_inputs(self, task: TaskRecord) -> None:
         """Let a task wait for those of its inputs that are not here, or make it ready."""
-        if self._count_away(task):
+        if self.count_away(task):
             self._inputs_exist(task)
 
-    def _count_away(self, task: TaskRecord) -> bool:
+    def count_away(self, task: TaskRecord) -> bool:
         """Count the inputs of a task that are not here; say whether none is lost."""
         task.state = TaskState.WAITING
         task.away = 0
@@ -538,7 +516,7 @@ class TaskTable:
         task.finished = result.started + result.duration
         status = result.status
         if status != _OK or result.duration >= _NOTABLE_SECONDS:
-            self._note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
+            self.note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
         if status == _OK:
             task.template.ended(result.duration)
             task.state = TaskState.FINISHED
@@ -554,7 +532,7 @@ class TaskTable:
     def dismiss(self, task: TaskRecord) -> None:
         """Forget a guest that has not begun: its home has it again."""
         task.state = TaskState.CANCELLED
-        self._close(task)
+        self.close(task)
 
     def given_back(self, task: TaskRecord) -> None:
         """Place a task anew that another node has given back, not begun."""
@@ -604,91 +582,3 @@ class TaskTable:
             elif task.state == TaskState.LENT and self.elsewhere is not None:
                 self._interruptions.doom(task, error)
                 self.elsewhere.cancel(task, force=force, recursive=recursive)
-
-    # --- creations of actors --------------------------------------------------------------
-
-    def _creation_ended(self, worker: WorkerRecord, task: TaskRecord, result: TaskResult) -> None:
-        if task.is_guest and self.elsewhere is not None:
-            self.elsewhere.creation_ended(worker, task, result)
-            return
-        actor = self._actors.creation_of(task)
-        worker.actor_id = None if actor is None else actor.actor_id
-        self._pool.ended(worker, task, self.now)
-        if actor is None or actor.state == ActorState.DEAD:
-            worker.actor_id = None
-            self._pool.kill(worker, "its actor has ended")
-            return
-        if result.status != _OK:
-            cause = f"its __init__ raised {result.error}"
-            actor.worker = worker
-            self._actors.failed(actor, cause)
-            self.fail(task, result.values[0].data, nested=result.values[0].nested)
-            return
-        task.state = TaskState.FINISHED
-        self._actors.created(actor, worker)
-        self._creation_succeeded(task)
-
-    def _creation_succeeded(self, task: TaskRecord) -> None:
-        self._journal.put(task.spec.task_id, task)
-        value = ObjectValue(return_id(task.spec.task_id, 0), _INLINE, _NONE)
-        self.deliver([value])
-
-    def begin_creation(self, task: TaskRecord) -> None:
-        """Make the creation of an actor ready that is to live here.
-
-        If inputs are elsewhere, they are brought here first, and a place is asked for again.
-        """
-        assert self.elsewhere is not None
-        if task.away:
-            self.elsewhere.closed(task)
-        if self._count_away(task):
-            if task.away:
-                self.elsewhere.bring(task)
-            else:
-                self._pool.ready(task)
-
-    def created_elsewhere(self, actor: ActorRecord, process: ProcessNumber, pid: int) -> None:
-        """Take in that the node that was lent an actor's creation has done it."""
-        task = actor.creation
-        task.lent_to = 0
-        task.state = TaskState.FINISHED
-        self._actors.created_elsewhere(actor, process, pid)
-        self._creation_succeeded(task)
-
-    def creation_failed_elsewhere(self, actor: ActorRecord, result: TaskResult) -> None:
-        """Take in that the node that was lent an actor's creation has failed at it."""
-        task = actor.creation
-        task.started = result.started
-        self._note(task, "FAILED", result.error)
-        task.lent_to = actor.host = 0
-        raised = f"its __init__ raised {result.error}" if result.error else ""
-        self._actors.failed(actor, raised or "its __init__ could not run")
-        value = result.values[0]
-        self.fail(task, value.data, nested=value.nested)
-
-    def actor_process_died(self, actor: ActorRecord, cause: str) -> None:
-        """Take in that an actor's process has died: it is restarted, or dead."""
-        if self._actors.worker_died(actor, cause):
-            self.actor_is_dead(actor)
-        elif not actor.creation.template.feasible:
-            self.passed_up.wait_for_place(actor.creation, self.now)
-
-    def end_actor(self, actor: ActorRecord, cause: str) -> None:
-        """End an actor for good."""
-        if actor.state == ActorState.DEAD:
-            return
-        self._actors.failed(actor, cause)
-        self.actor_is_dead(actor)
-
-    def actor_is_dead(self, actor: ActorRecord) -> None:
-        """Let go of what an actor's creation held."""
-        task = actor.creation
-        if task.state == TaskState.READY:
-            self._pool.withdraw({task})
-        if task.state in OPEN:
-            if task.worker is not None:
-                self._pool.kill(task.worker, actor.cause)
-            error = ActorDiedError(f"the actor died before it was created: {actor.cause}")
-            self.fail(task, serialize_error(error))
-        else:
-            self._close(task)
