@@ -256,7 +256,7 @@ class Lending:
         for key, shape in self._shapes.items():
             if shape.matched:
                 self._lend_to_inputs(shape)
-            queue_now = self._pool.queue_of(key)
+            queue_now = self._pool.queues.get(key)
             if queue_now and shape.open:
                 self._lend_ready(shape, queue_now)
             if shape.waiting:
@@ -343,7 +343,7 @@ class Lending:
     def _recall(self, now: float) -> None:
         """Recall tasks that wait where nothing gets on, if they could begin elsewhere."""
         for key, shape in self._shapes.items():
-            if not shape.lent or shape.waiting or key[4] or self._pool.queue_of(key):
+            if not shape.lent or shape.waiting or key[4] or self._pool.queues.get(key):
                 continue
             if shape.has_idle_slots or self._pool.resources.how_often(shape.resources, 1):
                 for node, count in shape.stuck(now, _RECALL_SECONDS):
@@ -407,7 +407,7 @@ class Lending:
         """
         count = shape.waiting + shape.lent
         seconds = shape.bound_seconds + shape.lent_seconds
-        queue = self._pool.queue_of(key)
+        queue = self._pool.queues.get(key)
         if queue:
             cost = queue.mean_cost(_SAMPLE)
             if cost is None or len(queue) * cost > _SOON_SECONDS * max(1, len(queue.workers)):

@@ -231,10 +231,6 @@ class WorkerPool:
             if queue is not None:
                 queue.remove(tasks)
 
-    def queue_of(self, shape: tuple[Any, ...]) -> ReadyQueue | None:
-        """Return the queue of ready tasks of a shape, if there have been any."""
-        return self._queues.get(shape)
-
     @property
     def queues(self) -> dict[tuple[Any, ...], ReadyQueue]:
         """The queues of ready tasks, by shape."""
