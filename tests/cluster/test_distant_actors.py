@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import raydask
@@ -98,8 +99,10 @@ def get(refs: Any) -> Any:
 
 def node_of(handle: Any, cluster: Cluster) -> ClusterNode:
     """Return the node where an actor lives."""
-    _, supervisor = get(handle.pids.remote())
-    return next(node for node in cluster.list_all_nodes() if node.pid == supervisor)
+    _, parent = get(handle.pids.remote())
+    # Its job's fork server, if it has one, is a child of the supervisor.
+    supervisors = {parent, psutil.Process(parent).ppid()}
+    return next(node for node in cluster.list_all_nodes() if node.pid in supervisors)
 
 
 # --- calls ------------------------------------------------------------------------------------
