@@ -12,6 +12,10 @@ To hold an object is not to read it.  A stored object may be moved to disk while
 but not while anybody reads it where it is: it is *pinned* once for each time that a process
 was told its place, until the process gives that back, and for each task that has it among its
 inputs, from the task's assignment to its end.
+
+A store full of what is read would have room for nothing else.  So when it is short of room and
+much of it is being read already, who asks for an object is told later: that it is on disk, when it
+has been written, or its place, when there is room again or somebody else has pinned it.
 """
 
 from __future__ import annotations
@@ -61,6 +65,11 @@ class ObjectTable:
     held : dict of ProcessNumber to set of ObjectID
     pins : dict of ProcessNumber to dict of ObjectID to int
         How often each process was told an object's place and has not given it back.
+    told_later : dict of ObjectID
+        Stored objects whose readers wait until they are on disk, or there is room.
+    may_be_read : callable
+        Says whether so many bytes more may be read where they are in the store; set by whoever
+        makes room.
     """
 
     def __init__(
@@ -80,6 +89,8 @@ class ObjectTable:
         self.inline = InlineValues()
         self.held: dict[ProcessNumber, set[ObjectID]] = {}
         self.pins: dict[ProcessNumber, dict[ObjectID, int]] = {}
+        self.told_later: dict[ObjectID, None] = {}
+        self.may_be_read: Callable[[int], bool] = _always
         self._promised: dict[ObjectID, ProcessNumber] = {}
 
     # --- holders --------------------------------------------------------------------------
@@ -230,6 +241,8 @@ class ObjectTable:
             if record is not None and record.value is not None and record.value.kind == _STORED:
                 pins[object_id] = pins.get(object_id, 0) + 1
                 self._store.pin(object_id)
+                if object_id in self.told_later:
+                    self._tell_those_waiting_for(object_id)
 
     def unpin(self, process: ProcessNumber, object_ids: Iterable[ObjectID]) -> None:
         """Note that a process has ended one reading of each of these."""
@@ -254,6 +267,8 @@ class ObjectTable:
             if value is not None and value.kind == _STORED:
                 self._store.pin(object_id)
                 pinned.append(object_id)
+                if object_id in self.told_later:
+                    self._tell_those_waiting_for(object_id)
         task.pinned = pinned
 
     def unpin_inputs(self, task: TaskRecord) -> None:
@@ -292,8 +307,10 @@ class ObjectTable:
     def _move(self, object_id: ObjectID, kind: int, data: bytes, offset: int, size: int) -> None:
         record = self.records[object_id]
         assert record.value is not None
-        record.value = ObjectValue(object_id, kind, data, offset, size, record.value.nested)
+        value = record.value = ObjectValue(object_id, kind, data, offset, size, record.value.nested)
         self._journal.put(object_id, record)
+        if record.waiters is not None:
+            self._tell(record, value)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -354,8 +371,11 @@ class ObjectTable:
 
     def _tell(self, record: ObjectRecord, value: ObjectValue) -> None:
         object_id = record.object_id
-        if record.waiters is not None:
-            for process in record.waiters:
+        waiters = record.waiters
+        if waiters is not None and not (value.kind == _STORED and self._is_told_later(value)):
+            if self.told_later:
+                self.told_later.pop(object_id, None)
+            for process in waiters:
                 if value.kind == _STORED:
                     self.pin(process, (object_id,))
                 self._outgoing.value(process, value)
@@ -365,6 +385,29 @@ class ObjectTable:
             for process in record.watchers:
                 self._outgoing.ready(process, object_id)
             record.watchers = None
+
+    def _is_told_later(self, value: ObjectValue) -> bool:
+        """Say whether readers of a stored value are told later, and note that they are."""
+        object_id = value.object_id
+        if self._store.pins(object_id) or self.may_be_read(value.size):
+            return False
+        self.told_later[object_id] = None
+        return True
+
+    def tell_those_waiting(self) -> None:
+        """Tell those who wait for objects where they are, as far as these may be read there."""
+        while self.told_later:
+            object_id = next(iter(self.told_later))
+            self._tell_those_waiting_for(object_id)
+            if object_id in self.told_later:
+                return
+
+    def _tell_those_waiting_for(self, object_id: ObjectID) -> None:
+        record = self.records.get(object_id)
+        if record is None or record.value is None or record.waiters is None:
+            del self.told_later[object_id]  # freed meanwhile
+        else:
+            self._tell(record, record.value)
 
     def request(self, process: ProcessNumber, object_ids: list[ObjectID]) -> list[ObjectID]:
         """Give a process values as they come; return the ids of those that are to come."""
@@ -377,14 +420,15 @@ class ObjectTable:
             if record is None:
                 here.append(self._lost(object_id))
             elif (value := record.value) is not None:
-                here.append(value)
                 if value.kind == _STORED:
+                    if self._is_told_later(value):
+                        _note_waiter(record, process)
+                        pending.append(object_id)
+                        continue
                     stored.append(object_id)
-            elif record.waiters is None:
-                record.waiters = {process: None}
-                pending.append(object_id)
+                here.append(value)
             else:
-                record.waiters[process] = None
+                _note_waiter(record, process)
                 pending.append(object_id)
         if stored:
             # They stay where they are until the process gives them back.
@@ -410,3 +454,14 @@ class ObjectTable:
             "its ref comes from another session; keep a ref as long as it is needed"
         )
         return ObjectValue(object_id, _ERROR, serialize_error(error))
+
+
+def _always(size: int) -> bool:
+    return True
+
+
+def _note_waiter(record: ObjectRecord, process: ProcessNumber) -> None:
+    if record.waiters is None:
+        record.waiters = {process: None}
+    else:
+        record.waiters[process] = None
