@@ -444,7 +444,9 @@ def nodes() -> list[dict[str, Any]]:
         With the node's number, whether it is alive, its resources and what of them is
         available, the bytes of its object store and how many are used, the number of tasks
         and objects that it knows, of tasks that are queued for its resources and of those that
-        no node can run, of workers and drivers, and the folder of its session.
+        no node can run, of workers and drivers, and the folder of its session.  Of other nodes
+        than the one that this process is connected to it is what they last reported, once a
+        second.
     """
     return current_session().request("nodes", None, list[dict[str, Any]])
 

@@ -290,6 +290,9 @@ class GlobalSchedulerServer:
             protocol.send(wire.Reply(message.number, serialize_error(error), b""))
 
     def _on_message(self, protocol: FrameProtocol, node: NodeNumber, message: Any) -> None:
+        if isinstance(message, wire.ListNodes):
+            protocol.send(wire.NodesListed(message.number, self._core.status()))
+            return
         convert = _EVENTS.get(type(message))
         if convert is None:
             self._refuse(protocol, message)

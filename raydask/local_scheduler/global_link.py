@@ -60,6 +60,11 @@ class GlobalLink:
         """Do without a global scheduler until there is one again."""
         self._protocol = None
 
+    @property
+    def is_up(self) -> bool:
+        """Whether there is a global scheduler."""
+        return self._protocol is not None
+
     def send(self, message: object) -> None:
         """Send a message to the global scheduler, if there is one."""
         if self._protocol is not None:

@@ -44,7 +44,14 @@ class _Document:
         return tables.encode(self.entry)
 
 
-_Question = wire.ClaimName | wire.FindActor | wire.CreateGroup | wire.RemoveGroup | wire.ListGroups
+_Question = (
+    wire.ClaimName
+    | wire.FindActor
+    | wire.CreateGroup
+    | wire.RemoveGroup
+    | wire.ListGroups
+    | wire.ListNodes
+)
 
 
 class RequestDesk:
@@ -274,18 +281,28 @@ class RequestDesk:
                 refusal = message.refusal
                 error = serialize_error(UsageError(refusal)) if refusal else b""
                 self.answer(process, number, message.groups, error)
+        elif isinstance(message, wire.NodesListed):
+            asked = self._asked.pop(message.number, None)
+            if asked is not None:
+                process, number, _ = asked
+                self.answer(process, number, self._with_own_status(message.nodes))
         elif isinstance(message, wire.ClusterView):
             self._view = message.nodes
 
     def _nodes(self, peer: Peer, number: int, payload: bytes) -> object:
+        if self._server.cluster.is_up and self._view.keys() - {self._server.identity.number}:
+            return self._ask(peer, number, wire.ListNodes(0))
+        seen = [
+            NodeStatus(node, True, in_units(total), in_units(available), queued=int(queued))
+            for node, (total, available, queued) in self._view.items()
+        ]
+        return self._with_own_status(seen)
+
+    def _with_own_status(self, nodes: list[NodeStatus]) -> list[NodeStatus]:
+        """Return the nodes with what is known of this one now."""
         server = self._server
         core = server.core
         pool = core.pool
-        others = [
-            NodeStatus(node, True, in_units(total), in_units(available), queued=int(queued))
-            for node, (total, available, queued) in self._view.items()
-            if node != server.identity.number
-        ]
         own = NodeStatus(
             server.identity.number,
             True,
@@ -303,6 +320,7 @@ class RequestDesk:
             versions_here(),
             server.bytes_sent,
         )
+        others = [status for status in nodes if status.node != own.node]
         return sorted([own, *others], key=lambda status: status.node)
 
     def _resources(self, peer: Peer, number: int, payload: bytes) -> object:

@@ -19,6 +19,7 @@ import msgspec
 from raydask.ids import ActorID, FunctionID, ObjectID, PlacementGroupID, TaskID
 from raydask.placement import GroupStrategy, Strategy
 from raydask.task import TaskSpec, TaskTemplate
+from raydask.wire.status import NodeStatus
 
 
 class ValueKind(enum.IntEnum):
@@ -807,6 +808,19 @@ class GroupsAnswered(msgspec.Struct, array_like=True):
     refusal: str = ""
 
 
+class ListNodes(msgspec.Struct, array_like=True):
+    """What is known of each node?  ``NodesListed`` with the number answers."""
+
+    number: int
+
+
+class NodesListed(msgspec.Struct, array_like=True):
+    """Answer to ``ListNodes``."""
+
+    number: int
+    nodes: list[NodeStatus]
+
+
 class GroupJudged(msgspec.Struct, array_like=True):
     """The cluster cannot hold a placement group of the receiver's, or, empty, now it can."""
 
@@ -1258,5 +1272,7 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     ReturnBundles,
     JobEnded,
     WithdrawTasks,
+    ListNodes,
+    NodesListed,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""

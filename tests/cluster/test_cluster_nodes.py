@@ -81,6 +81,9 @@ def test_nodes_come_up_and_every_one_sees_all(three: Cluster) -> None:
             eventually(lambda: len(raydask.nodes()) == 3)
             cpus = {each["node"]: each["resources"]["CPU"] for each in raydask.nodes()}
             assert cpus == {1: 1, 2: 2, 3: 3}
+            folders = [each.folder for each in three.list_all_nodes()]
+            assert [each["session"] for each in raydask.nodes()] == folders
+            assert all(each["object_store_memory"] >= 100 << 20 for each in raydask.nodes())
             offered = raydask.cluster_resources()
             assert (offered["CPU"], offered["disk"]) == (6, 4)
 
