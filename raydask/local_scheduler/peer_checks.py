@@ -15,14 +15,14 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from raydask.errors import RaydaskError
-from raydask.ids import TASK_ID_SIZE, ObjectID, TaskID, home_of, index_of, task_of
+from raydask.ids import TASK_ID_SIZE, ActorID, ObjectID, TaskID, home_of, index_of, task_of
 from raydask.local_scheduler.guests import Guests
 from raydask.local_scheduler.lending import Lending
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.tasks import TaskTable
 from raydask.task import TaskKind, TaskTemplate
 from raydask.wire import messages as wire
-from raydask.wire.messages import ObjectValue, TaskResult, TaskStatus, ValueKind
+from raydask.wire.messages import ActorState, ObjectValue, TaskResult, TaskStatus, ValueKind
 
 _OBJECT_ID_SIZE = TASK_ID_SIZE + 4
 _MOST_BYTES = 1 << 48
@@ -31,6 +31,8 @@ _MOST_RETURNS = 1 << 20
 _IN_MESSAGES = frozenset((int(ValueKind.INLINE), int(ValueKind.ERROR)))
 _OF_RESULTS = _IN_MESSAGES | {int(ValueKind.STORED)}
 _STATUSES = frozenset(map(int, TaskStatus))
+_ACTOR_STATES = frozenset(map(int, ActorState))
+_MOST_PROCESSES = 1 << 32
 _KINDS = frozenset((TaskKind.NORMAL, TaskKind.ACTOR_CREATION))
 _STEPS = frozenset((0, 1, 2))
 
@@ -79,6 +81,13 @@ class PeerChecks:
             wire.NotHere: lambda node, said: _are_objects(said.object_ids),
             wire.Unpin: lambda node, said: _are_objects(said.object_ids),
             wire.Forget: lambda node, said: _are_objects(said.object_ids, node),
+            wire.ActorCreated: self._created,
+            wire.ActorProcessDied: lambda _, said: _is_actor(said.actor_id, self._node),
+            wire.FollowActor: lambda _, said: _is_actor(said.actor_id, self._node),
+            wire.KillActor: lambda _, said: _is_actor(said.actor_id, self._node),
+            wire.EndActorProcess: lambda node, said: _is_actor(said.actor_id, node),
+            wire.ActorLocated: _actor_located,
+            wire.ReturnValues: self._returned,
         }
 
     def check(self, node: int, message: object) -> None:
@@ -136,6 +145,20 @@ class PeerChecks:
             if step not in _STEPS:
                 raise PeerError(f"tasks have no step {step}")
 
+    # --- actors ---------------------------------------------------------------------------
+
+    def _created(self, node: int, said: wire.ActorCreated) -> None:
+        _is_actor(said.actor_id, self._node)
+        _is_process(said.process)
+        if said.pid <= 0:
+            raise PeerError(f"an actor has the process identifier {said.pid}")
+
+    def _returned(self, node: int, said: wire.ReturnValues) -> None:
+        _is_process(said.process)
+        for value in said.values:
+            _is_value(value, _OF_RESULTS)
+            _are_objects((value.object_id,), self._node)
+
     # --- objects --------------------------------------------------------------------------
 
     def _of_this_node(self, node: int, said: Any) -> None:
@@ -177,6 +200,29 @@ def _are_tasks(task_ids: Iterable[TaskID]) -> None:
     for task_id in task_ids:
         if len(task_id) != TASK_ID_SIZE:
             raise PeerError(f"{task_id.hex()!r} is no task's identifier")
+
+
+def _is_actor(actor_id: ActorID, home: int) -> None:
+    if len(actor_id) != TASK_ID_SIZE:
+        raise PeerError(f"{actor_id.hex()!r} is no actor's identifier")
+    if home_of(actor_id) != home:
+        raise PeerError(f"actor {actor_id.hex()} is not at home on node {home}")
+
+
+def _is_process(number: int) -> None:
+    if not 0 < number < _MOST_PROCESSES:
+        raise PeerError(f"there is no process {number}")
+
+
+def _actor_located(node: int, said: wire.ActorLocated) -> None:
+    _is_actor(said.actor_id, node)
+    if said.state not in _ACTOR_STATES:
+        raise PeerError(f"actors have no state {said.state}")
+    if said.incarnation < 0:
+        raise PeerError(f"an actor has the incarnation {said.incarnation}")
+    for number in (said.host, said.process):
+        if not 0 <= number < _MOST_PROCESSES:
+            raise PeerError(f"there is no node or process {number}")
 
 
 def _are_objects(object_ids: Iterable[ObjectID], home: int | None = None) -> None:

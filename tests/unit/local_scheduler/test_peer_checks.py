@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from raydask.ids import (
+    ActorID,
     FunctionID,
     IDSource,
     NodeNumber,
@@ -123,6 +124,23 @@ WRONG = {
     "a time that is no number": result(TASK, started=math.nan),
     "a duration below zero": result(TASK, duration=-1.0),
     "a return of another task": result(TASK, ObjectValue(THEIRS, INLINE)),
+    "an actor of its own that it created": wire.ActorCreated(ActorID(TASK), 1, 1),
+    "an actor in no process": wire.ActorCreated(ActorID(IDS.next_task_id()), 0, 1),
+    "an actor without a process identifier": wire.ActorCreated(ActorID(IDS.next_task_id()), 1, -1),
+    "a death of an actor of its own": wire.ActorProcessDied(ActorID(TASK), ""),
+    "a wish to follow an actor of its own": wire.FollowActor(ActorID(TASK)),
+    "a wish to kill no actor": wire.KillActor(ActorID(b""), True),
+    "an end of an actor of this node": wire.EndActorProcess(ActorID(IDS.next_task_id()), ""),
+    "a place of an actor of this node": wire.ActorLocated(
+        ActorID(IDS.next_task_id()), 1, "", 0, "", 2, 1
+    ),
+    "a state that actors have not": wire.ActorLocated(ActorID(TASK), 8, "", 0, "", 2, 1),
+    "an incarnation below zero": wire.ActorLocated(ActorID(TASK), 1, "", -1, "", 2, 1),
+    "a host below zero": wire.ActorLocated(ActorID(TASK), 1, "", 0, "", -2, 1),
+    "what an actor made for another node": wire.ReturnValues(1, [ObjectValue(THEIRS, INLINE)]),
+    "what an actor made for nobody": wire.ReturnValues(
+        -1, [ObjectValue(IDS.next_put_id(), INLINE)]
+    ),
 }
 
 
