@@ -80,6 +80,7 @@ def simulate(settings: Settings, some: list[Workload]) -> dict[str, Any]:
         "makespan": makespan,
         "bound": bound,
         "to_bound": makespan / bound,
+        "submission": max(driver.submitted - driver.began for driver in drivers),
         "to_list_schedule": None if listed is None else makespan / listed,
         "runs": cluster.runs,
         "failed": sum(driver.failed for driver in drivers),
@@ -170,6 +171,7 @@ def show(figures: dict[str, Any]) -> None:
     click.echo(
         f"makespan {figures['makespan']:.3f} s: {figures['to_bound']:.3f} of the lower bound"
         + ("" if listed is None else f", {listed:.3f} of an ideal list schedule")
+        + f"; all had been submitted after {figures['submission']:.3f} s"
     )
     click.echo(
         f"microseconds of core for each task: home {figures['home_microseconds']:.1f}, "

@@ -16,6 +16,9 @@ from raydask.compat.dask.ordering import run_order
 from raydask.graph import Output
 from raydask.testing.workloads import Duration, Workload
 
+_TASKS_OF_PARTITION = 100
+"""Each of the three stages that thousands of partitions need splits every one into 32."""
+
 
 def array_sum(tasks: int, duration: Duration, size: int) -> Workload:
     """Return ``(x + x.T).sum()`` of an array in as many blocks as make so many tasks."""
@@ -27,12 +30,15 @@ def array_sum(tasks: int, duration: Duration, size: int) -> Workload:
 
 
 def dataframe_shuffle(tasks: int, duration: Duration, size: int) -> Workload:
-    """Return a shuffle by tasks of a frame of as many partitions as make so many tasks."""
+    """Return a shuffle by tasks, in Dask about so many.
+
+    All pieces of a partition are the returns of one task here, so these are a twentieth.
+    """
     import dask
     import dask.dataframe as dd
     import pandas as pd
 
-    partitions = max(2, int(tasks**0.5 / 2))
+    partitions = max(2, tasks // _TASKS_OF_PARTITION)
     frame = pd.DataFrame({"key": range(4 * partitions), "value": 1.0})
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
         shuffled = dd.from_pandas(frame, npartitions=partitions).shuffle("key")

@@ -314,8 +314,8 @@ class LeanDriver:
 
     Attributes
     ----------
-    began, ended : float
-        When it submitted the first task, and when it had got everything.
+    began, submitted, ended : float
+        When it submitted the first task, and the last, and when it had got everything.
     failed : int
         How many errors it got in place of values.
     """
@@ -340,6 +340,7 @@ class LeanDriver:
         self._missing = sum(self._wanted)
         self._submitted = 0
         self.began = 0.0
+        self.submitted = 0.0
         self.ended = 0.0
         self.failed = 0
 
@@ -386,6 +387,8 @@ class LeanDriver:
             node.handle(events.ObjectsReleased(self.number, unused))
         if end < len(self.workload):
             node.clock.after(_SUBMIT_SECONDS * (end - first), self._submit)
+        else:
+            self.submitted = node.clock.now
 
     def receive(self, message: object) -> None:
         """Take values, or the news that they exist, and let go of them."""

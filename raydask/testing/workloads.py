@@ -163,13 +163,12 @@ def map_reduce(maps: int, reducers: int, duration: Duration, size: int) -> Workl
 def shuffle(parts: int, duration: Duration, size: int) -> Workload:
     """Return an exchange of all with all: parts, their pieces for one another, and what they make.
 
-    Each piece is a task, as in a shuffle of Dask's, so there are `parts` squared of them; they
-    take a hundredth of the time of others.
+    Each piece is a task, as in a shuffle of Dask's, so there are `parts` squared of them.
     """
     made = Workload()
     sources = [made.add(duration(), size=size) for _ in range(parts)]
     pieces = [
-        [made.add(duration() / 100, (source,), max(8, size // parts), 1) for _ in range(parts)]
+        [made.add(duration(), (source,), max(8, size // parts), 1) for _ in range(parts)]
         for source in sources
     ]
     for at in range(parts):
