@@ -178,6 +178,8 @@ class Mailbox:
         """
         self.ready.discard(object_id)
         value = self.values.pop(object_id, None)
-        if value is not None and value.kind == _STORED:
+        if value is None:
+            return False
+        if value.kind == _STORED:
             self._references.may_be_idle(object_id)
-        return value is not None
+        return True
