@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from raydask.ids import FunctionID, ObjectID, TaskID
-from raydask.local_scheduler.objects import contents_of
+from raydask.local_scheduler.circles import contents_of
 from raydask.local_scheduler.records import FunctionRecord, ObjectRecord, TaskRecord
 from raydask.wire import messages as wire
 from raydask.wire.messages import ObjectValue

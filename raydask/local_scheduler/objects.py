@@ -15,18 +15,21 @@ To hold an object is not to read it.  A stored object may be moved to disk while
 but not while anybody reads it where it is: it is *pinned* once for each time that a process
 was told its place, until the process gives that back, and for each task that has it among its
 inputs, from the task's assignment to its end.
+
+A store full of what is read would have room for nothing else.  So when it is short of room and
+much of it is being read already, who asks for an object is told later: that it is on disk, when it
+has been written, or its place, when there is room again or somebody else has pinned it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import chain
 
 from raydask.control.write_behind_state import Journal
 from raydask.errors import ObjectLostError, OwnerDiedError
 from raydask.ids import ObjectID, ProcessNumber, is_peer
 from raydask.local_scheduler.actions import FillMemory
+from raydask.local_scheduler.circles import contents_of, in_circles
 from raydask.local_scheduler.elsewhere import Abroad
 from raydask.local_scheduler.inline_values import LEAST_COUNTED, InlineValues
 from raydask.local_scheduler.outgoing import Outgoing
@@ -65,6 +68,11 @@ class ObjectTable:
     held : dict of ProcessNumber to set of ObjectID
     pins : dict of ProcessNumber to dict of ObjectID to int
         How often each process was told an object's place and has not given it back.
+    told_later : dict of ObjectID
+        Stored objects whose readers wait until they are on disk, or there is room.
+    may_be_read : callable
+        Says whether so many bytes more may be read where they are in the store; set by whoever
+        makes room.
     abroad : Abroad or None
         None as long as there is no other node.
     """
@@ -86,6 +94,8 @@ class ObjectTable:
         self.inline = InlineValues()
         self.held: dict[ProcessNumber, set[ObjectID]] = {}
         self.pins: dict[ProcessNumber, dict[ObjectID, int]] = {}
+        self.told_later: dict[ObjectID, None] = {}
+        self.may_be_read: Callable[[int], bool] = _always
         self._promised: dict[ObjectID, ProcessNumber] = {}
         self.abroad: Abroad | None = None
 
@@ -246,37 +256,9 @@ class ObjectTable:
                     self._on_task_forgotten(task)
 
     def free_circles(self) -> None:
-        """Free values that nothing holds but one another, in circles of refs.
-
-        Counting does not find them.  Linear in the number of objects; called when a job ends.
-        """
-        records = self.records
-        inside = {
-            object_id: contents
-            for object_id, record in records.items()
-            if (contents := contents_of(record))
-        }
-        held_inside = Counter(chain.from_iterable(inside.values()))
-        suspects = {
-            object_id
-            for object_id, times in held_inside.items()
-            if object_id in records
-            and (records[object_id].value is not None or records[object_id].remote is not None)
-            and records[object_id].count == times
-        }
-        held = [
-            nested
-            for object_id, contained in inside.items()
-            if object_id not in suspects
-            for nested in contained
-        ]
-        while held:
-            object_id = held.pop()
-            if object_id in suspects:
-                suspects.remove(object_id)
-                held.extend(inside.get(object_id, ()))
-        for object_id in suspects:
-            record = records.get(object_id)
+        """Free values that nothing holds but one another; see ``circles``."""
+        for object_id in in_circles(self.records):
+            record = self.records.get(object_id)
             if record is not None:  # else it went with another one of its circle
                 self._free(record)
 
@@ -292,6 +274,8 @@ class ObjectTable:
             if record is not None and record.value is not None and record.value.kind == _STORED:
                 pins[object_id] = pins.get(object_id, 0) + 1
                 self._store.pin(object_id)
+                if object_id in self.told_later:
+                    self._tell_those_waiting_for(object_id)
 
     def unpin(self, process: ProcessNumber, object_ids: Iterable[ObjectID]) -> None:
         """Note that a process has ended one reading of each of these."""
@@ -316,6 +300,8 @@ class ObjectTable:
             if value is not None and value.kind == _STORED:
                 self._store.pin(object_id)
                 pinned.append(object_id)
+                if object_id in self.told_later:
+                    self._tell_those_waiting_for(object_id)
         task.pinned = pinned
 
     def unpin_inputs(self, task: TaskRecord) -> None:
@@ -354,9 +340,11 @@ class ObjectTable:
     def _move(self, object_id: ObjectID, kind: int, data: bytes, offset: int, size: int) -> None:
         record = self.records[object_id]
         assert record.value is not None
-        record.value = ObjectValue(object_id, kind, data, offset, size, record.value.nested)
+        value = record.value = ObjectValue(object_id, kind, data, offset, size, record.value.nested)
         if record.remote is None or record.remote.is_ours:
             self._journal.put(object_id, record)
+        if record.waiters is not None:
+            self._tell(record, value)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -417,20 +405,51 @@ class ObjectTable:
 
     def _tell(self, record: ObjectRecord, value: ObjectValue) -> None:
         object_id = record.object_id
-        if record.waiters is not None:
-            for process in record.waiters:
+        waiters = record.waiters
+        if waiters is not None:
+            waits = value.kind == _STORED and self._is_told_later(value)
+            record.waiters = (
+                {each: None for each in waiters if not is_peer(each)} if waits else None
+            )
+            if self.told_later and not waits:
+                self.told_later.pop(object_id, None)
+            for process in waiters:
                 if is_peer(process):
                     self._abroad.tell(process, record)
+                    continue
+                if waits:
                     continue
                 if value.kind == _STORED:
                     self.pin(process, (object_id,))
                 self._outgoing.value(process, value)
                 self._on_unblocked(process, object_id)
-            record.waiters = None
         if record.watchers is not None:
             for process in record.watchers:
                 self._outgoing.ready(process, object_id)
             record.watchers = None
+
+    def _is_told_later(self, value: ObjectValue) -> bool:
+        """Say whether readers of a stored value are told later, and note that they are."""
+        object_id = value.object_id
+        if self._store.pins(object_id) or self.may_be_read(value.size):
+            return False
+        self.told_later[object_id] = None
+        return True
+
+    def tell_those_waiting(self) -> None:
+        """Tell those who wait for objects where they are, as far as these may be read there."""
+        while self.told_later:
+            object_id = next(iter(self.told_later))
+            self._tell_those_waiting_for(object_id)
+            if object_id in self.told_later:
+                return
+
+    def _tell_those_waiting_for(self, object_id: ObjectID) -> None:
+        record = self.records.get(object_id)
+        if record is None or record.value is None or record.waiters is None:
+            del self.told_later[object_id]  # freed meanwhile
+        else:
+            self._tell(record, record.value)
 
     def request(self, process: ProcessNumber, object_ids: list[ObjectID]) -> list[ObjectID]:
         """Give a process values as they come; return the ids of those that are to come."""
@@ -445,14 +464,15 @@ class ObjectTable:
             if record is None:
                 here.append(self._lost(object_id))
             elif (value := record.value) is not None:
-                here.append(value)
                 if value.kind == _STORED:
+                    if self._is_told_later(value):
+                        _note_waiter(record, process)
+                        pending.append(object_id)
+                        continue
                     stored.append(object_id)
+                here.append(value)
             else:
-                if record.waiters is None:
-                    record.waiters = {process: None}
-                else:
-                    record.waiters[process] = None
+                _note_waiter(record, process)
                 pending.append(object_id)
                 if record.remote is not None:
                     self._abroad.wanted(record)
@@ -544,12 +564,16 @@ class ObjectTable:
         return ObjectValue(object_id, _ERROR, serialize_error(error))
 
 
-def contents_of(record: ObjectRecord) -> list[ObjectID]:
-    """Return the objects whose refs the record's value contains, and which it holds."""
-    if record.value is not None:
-        return record.value.nested
-    return record.remote.nested if record.remote is not None else []
-
-
 def _is_elsewhere(record: ObjectRecord) -> bool:
     return record.remote is not None and record.remote.exists
+
+
+def _always(size: int) -> bool:
+    return True
+
+
+def _note_waiter(record: ObjectRecord, process: ProcessNumber) -> None:
+    if record.waiters is None:
+        record.waiters = {process: None}
+    else:
+        record.waiters[process] = None

@@ -18,6 +18,10 @@ leave later without being written again.
 What the node has of small values in its own memory is bounded by moving the oldest of them
 into the store, as far as it has room (module ``inline_values``).
 
+What is being read can go nowhere.  So while the store is short of room, no more is read in it than
+it holds at the low watermark: readers of other objects are given them when they have been written
+(`ObjectTable.told_later`).  So a process can get more than the store holds.
+
 Requests are served in the order in which they came, so that a large one is not starved by
 small ones behind it.
 
@@ -131,6 +135,7 @@ class Room:
         """Whether the high watermark was passed and the low one has not been reached since."""
         self._disk_error = ""
         self._write_again_at = 0.0
+        objects.may_be_read = self._may_be_read
 
     @property
     def is_short(self) -> bool:
@@ -194,6 +199,8 @@ class Room:
         if (self._above or self._waiting) and not self._writing and store.evictable:
             if now >= self._write_again_at:
                 self._spill(max(used - self._low, self._waiting[0].size if self._waiting else 0))
+        if self._objects.told_later and self._may_be_read(0):
+            self._objects.tell_those_waiting()
         vacated = store.take_vacated()
         if vacated:
             # Before those are told who were granted the same memory in this event.
@@ -235,6 +242,14 @@ class Room:
         evicted = self._store.evict(wanted)
         self._objects.spilled(evicted, self._spill_path)
         return bool(evicted)
+
+    def _may_be_read(self, size: int) -> bool:
+        """Say whether so many bytes more may be read in the store, and so not leave it."""
+        store = self._store
+        if self._disk_error or not self.is_short:
+            return True
+        pinned = store.sealed - store.evictable
+        return not pinned or pinned + size <= self._low
 
     def _spill(self, wanted: int) -> None:
         if self._evict(wanted) and self._waiting:

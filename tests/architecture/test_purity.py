@@ -23,6 +23,7 @@ PURE = (
     "raydask/*/events.py",
     "raydask/*/actions.py",
     "raydask/local_scheduler/call_sites.py",
+    "raydask/local_scheduler/circles.py",
     "raydask/local_scheduler/creations.py",
     "raydask/local_scheduler/draining.py",
     "raydask/local_scheduler/drivers.py",

@@ -94,6 +94,21 @@ def test_results_four_times_the_store(start: Start) -> None:
     eventually(lambda: not spill_files(session), "the files of freed objects go")
 
 
+def test_more_than_the_store_holds_is_got_at_once(start: Start) -> None:
+    start()
+    refs = [make.remote(4, value) for value in range(64)]
+    arrays = raydask.get(refs, timeout=60)
+    assert [int(array[0]) for array in arrays] == list(range(64))
+    assert [int(array[-1]) for array in arrays] == list(range(64))
+    assert int(raydask.get(total.remote(make.remote(16, 1)), timeout=60)) == 16 * MEGABYTE // 8
+
+
+def test_what_is_got_one_by_one_and_kept_may_be_more_than_the_store_holds(start: Start) -> None:
+    start()
+    arrays = [raydask.get(make.remote(12, value), timeout=30) for value in range(16)]
+    assert [int(array[-1]) for array in arrays] == list(range(16))
+
+
 def test_puts_four_times_the_store_and_small_ones(start: Start) -> None:
     session = start()
     large = [raydask.put(array_of(16, value)) for value in range(16)]

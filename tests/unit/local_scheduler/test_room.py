@@ -143,6 +143,108 @@ def test_what_is_read_while_it_is_written_stays_and_leaves_later_without_writing
     assert objects[0] not in store.finish_writing()
 
 
+def values_sent(store: Store, process: ProcessNumber = DRIVER) -> list[ObjectValue]:
+    """The values that a process has been sent since this was last asked."""
+    sends = [each for each in store.take(Send) if each.process == process]
+    return [
+        value for each in sends if isinstance(each.message, Values) for value in each.message.values
+    ]
+
+
+def full_of_what_is_read() -> Store:
+    """A store of which 5 MB are read and 3 more are not."""
+    store = Store()
+    for _ in range(5):
+        store.read(store.store_one(1))
+    for _ in range(3):
+        store.store_one(1)
+    store.take(Send)
+    return store
+
+
+def ask_for(store: Store, object_id: ObjectID, process: ProcessNumber = DRIVER) -> None:
+    store.tell(events.ValuesRequested(process, [object_id], False, []))
+
+
+def test_when_much_is_read_already_others_are_read_from_disk() -> None:
+    store = full_of_what_is_read()
+    last = store.store_one(2)
+    ask_for(store, last)
+    assert values_sent(store) == []
+    while not store.core.store.is_spilled(last):
+        store.finish_writing()
+    (value,) = values_sent(store)
+    assert (value.object_id, value.kind) == (last, ValueKind.SPILLED)
+    assert not store.core.objects.told_later
+
+
+def test_results_that_are_waited_for_are_read_from_disk_then_too() -> None:
+    store = full_of_what_is_read()
+    answer = store.answer(store.ask(2))
+    assert answer is not None
+    object_id = IDS.next_put_id()
+    store.tell(events.ObjectsPromised(DRIVER, [object_id]))
+    ask_for(store, object_id)
+    value = ObjectValue(object_id, int(ValueKind.STORED), b"", answer.offset, 2 * MEGABYTE)
+    store.tell(events.ObjectsPut(DRIVER, DRIVER, [value]))
+    assert values_sent(store) == []
+    while not store.core.store.is_spilled(object_id):
+        store.finish_writing()
+    assert [each.kind for each in values_sent(store)] == [ValueKind.SPILLED]
+
+
+def test_a_first_object_is_read_where_it_is_however_large() -> None:
+    store = Store()
+    large = store.store_one(9)
+    assert store.read(large).kind == ValueKind.STORED
+
+
+def test_when_there_is_room_again_readers_are_told_the_place() -> None:
+    store = Store()
+    kept = [store.store_one(1) for _ in range(5)]
+    for object_id in kept:
+        store.read(object_id)
+    last = store.store_one(4)
+    store.take(Send)
+    ask_for(store, last)
+    assert values_sent(store) == []
+    store.tell(events.ObjectsUnpinned(DRIVER, kept))
+    assert [each.kind for each in values_sent(store)] == [ValueKind.STORED]
+    assert store.core.store.pins(last) == 1
+
+
+def test_what_another_reads_in_the_store_is_told_to_those_who_wait() -> None:
+    store = full_of_what_is_read()
+    last = store.store_one(2)
+    ask_for(store, last)
+    store.core.objects.pin(OTHER, [last])
+    store.tick(0.1)
+    assert [each.kind for each in values_sent(store)] == [ValueKind.STORED]
+    assert store.core.store.pins(last) == 2
+
+
+def test_nobody_waits_for_a_disk_that_fails() -> None:
+    store = full_of_what_is_read()
+    last = store.store_one(2)
+    ask_for(store, last)
+    store.finish_writing("No space left on device")
+    assert [each.kind for each in values_sent(store)] == [ValueKind.STORED]
+
+
+def test_readers_who_leave_are_not_waited_for() -> None:
+    store = full_of_what_is_read()
+    last = store.store_one(2)
+    ask_for(store, last)
+    store.tell(events.ObjectsReleased(DRIVER, [last]))
+    store.tick(0.1)
+    store.tell(events.DriverLeft(DRIVER))
+    for _ in range(3):
+        if any(isinstance(each, WriteSpillFile) for each in store.actions):
+            store.finish_writing()
+    assert not store.core.objects.told_later
+    assert store.core.store.used == 0
+
+
 def test_a_request_that_does_not_fit_waits_until_something_is_written() -> None:
     store = Store()
     store.store_one(7)
