@@ -68,6 +68,13 @@ def test_what_the_driver_gets_is_the_value_and_a_view_of_the_store() -> None:
     assert np.shares_memory(array, raydask.get(ref))
 
 
+def test_more_than_the_store_here_holds_is_got_at_once(four_nodes: Cluster) -> None:
+    (here,) = {memory_of(node.folder).capacity for node in four_nodes.list_all_nodes()}
+    refs = [on(2 + value % 3, make).remote(value, 8) for value in range(2 * here // (8 * MB))]
+    arrays = raydask.get(refs, timeout=60)
+    assert [int(array[-1]) for array in arrays] == list(range(len(refs)))
+
+
 def test_an_array_that_was_put_is_read_everywhere_from_a_closure_and_a_list() -> None:
     array = np.random.default_rng(0).random(MB)
     ref = raydask.put(array)
