@@ -69,9 +69,29 @@ class Workload:
             ends.append(duration + max((ends[each] for each in inputs), default=0.0))
         return max(ends, default=0.0)
 
-    def lower_bound(self, cpus: int) -> float:
-        """Return the seconds below which no scheduler can be on so many CPUs."""
+    def simple_bound(self, cpus: int) -> float:
+        """Return the longer of the critical path and of the work, shared by so many CPUs."""
         return max(self.critical_path, self.work / cpus)
+
+    def lower_bound(self, cpus: int) -> float:
+        """Return the seconds below which no scheduler can be on so many CPUs.
+
+        A task after which a chain of `t` seconds must run has to end `t` seconds before the last
+        one does, at the latest, and so has all the work that is followed by chains as long: it
+        takes its share of the CPUs, and then comes the chain.  That for each `t`, of which 0 and
+        the longest give the simple bound.  It knows that a graph which narrows cannot use all CPUs
+        to its end.
+        """
+        chains = [0.0] * len(self)
+        for task in range(len(self) - 1, -1, -1):
+            chain = chains[task] + self.durations[task]
+            for each in self.inputs[task]:
+                chains[each] = max(chains[each], chain)
+        work = bound = 0.0
+        for task in sorted(range(len(self)), key=chains.__getitem__, reverse=True):
+            work += self.durations[task]
+            bound = max(bound, work / cpus + chains[task], self.durations[task] + chains[task])
+        return bound
 
 
 def list_schedule(workload: Workload, cpus: int) -> float:

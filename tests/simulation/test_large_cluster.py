@@ -109,5 +109,14 @@ def test_the_bounds_of_a_chain_and_of_independent_tasks() -> None:
 
     assert chain.lower_bound(4) == 5
     assert wide.lower_bound(4) == 1.25
+    assert (chain.simple_bound(4), wide.simple_bound(4)) == (5, 1.25)
     assert workloads.list_schedule(chain, 4) == 5
     assert workloads.list_schedule(wide, 4) == 2
+
+
+def test_the_bound_of_a_graph_that_narrows_is_sharper_than_the_simple_one() -> None:
+    narrowing = workloads.tree(64, lambda: 1.0, 8, 2)  # 32, 16, 8, 4, 2, 1
+
+    assert narrowing.simple_bound(8) == 63 / 8
+    assert narrowing.lower_bound(8) == 56 / 8 + 3
+    assert workloads.list_schedule(narrowing, 8) >= 56 / 8 + 3
