@@ -116,6 +116,7 @@ def init(
     session.supervised = supervised
     atexit.register(shutdown)
     announce_to_dask()
+    _let_dask_shuffle_by_tasks(now=True)
     return _context(session)
 
 
@@ -128,6 +129,15 @@ def announce_to_dask() -> None:
         from raydask.compat.dask import register_name
 
         register_name()
+
+
+def _let_dask_shuffle_by_tasks(*, now: bool) -> None:
+    from raydask.compat.dask.shuffles import preference
+
+    if now:
+        preference.begin()
+    else:
+        preference.end()
 
 
 def _join(folder: str, namespace: str, log_to_driver: bool) -> Session:
@@ -178,6 +188,7 @@ def shutdown() -> None:
     except (ClusterUnavailableError, OSError):
         pass  # it is gone already, which is what was wanted
     install_session(None)
+    _let_dask_shuffle_by_tasks(now=False)
     session.close()
     if session.supervised is not None:
         session.supervised.stop()

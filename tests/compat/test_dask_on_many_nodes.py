@@ -17,6 +17,7 @@ from dask import delayed
 
 import raydask
 from raydask.cluster_utils import Cluster
+from raydask.errors import UsageError
 
 NODES = {1, 2, 3, 4}
 
@@ -94,3 +95,15 @@ def test_the_data_of_a_large_array_is_moved_and_freed() -> None:
     x = da.ones((4000, 4000), chunks=(1000, 1000))  # 16 pieces of 8 MB
     for _ in range(3):
         assert (x + x.T).sum().compute(scheduler=raydask.get) == 2 * 4000 * 4000
+
+
+def test_frames_are_shuffled_by_tasks_and_not_through_files() -> None:
+    table = pd.DataFrame({"key": np.arange(4_000) % 97, "value": np.arange(4_000.0)})
+    shuffled = dd.from_pandas(table, npartitions=8).shuffle("key")
+    found = shuffled.compute(scheduler=raydask.get)
+    pd.testing.assert_frame_equal(found.sort_index(), table)
+
+    with dask.config.set({"dataframe.shuffle.method": "disk"}):
+        shuffled = dd.from_pandas(table, npartitions=8).shuffle("key")
+        with pytest.raises(UsageError, match=r"files of one machine.*shuffle.method"):
+            shuffled.compute(scheduler=raydask.get)
