@@ -16,9 +16,10 @@ from raydask.driver.remote_function import RemoteFunction
 from raydask.driver.session import Session, current_session, find_session, install_session
 from raydask.errors import ClusterUnavailableError, UsageError
 from raydask.ids import ActorID, is_put, task_of
-from raydask.task import in_units
 
 _ABSENT: Any = object()
+_RESOURCE_DIGITS = 4
+"""Amounts of resources are multiples of 1 / `RESOURCE_UNIT`."""
 
 
 class ClusterContext(dict[str, Any]):
@@ -464,12 +465,21 @@ def nodes() -> list[dict[str, Any]]:
 
 def cluster_resources() -> dict[str, float]:
     """Return the resources of all nodes together; memory is in bytes."""
-    return in_units(current_session().request("resources", True, dict[str, int]))
+    return _summed("resources")
 
 
 def available_resources() -> dict[str, float]:
     """Return what of the resources is free now."""
-    return in_units(current_session().request("resources", False, dict[str, int]))
+    return _summed("available")
+
+
+def _summed(which: str) -> dict[str, float]:
+    summed: dict[str, float] = {}
+    for node in nodes():
+        if node["alive"]:
+            for name, amount in node[which].items():
+                summed[name] = round(summed.get(name, 0.0) + amount, _RESOURCE_DIGITS)
+    return summed
 
 
 def get_runtime_context() -> RuntimeContext:

@@ -81,7 +81,6 @@ class RequestDesk:
             "remove_group": self._remove_group,
             "groups": self._groups,
             "nodes": self._nodes,
-            "resources": self._resources,
             "memory": self._memory,
             "end_session": self._end_session,
             "drain": self._drain,
@@ -322,16 +321,6 @@ class RequestDesk:
         )
         others = [status for status in nodes if status.node != own.node]
         return sorted([own, *others], key=lambda status: status.node)
-
-    def _resources(self, peer: Peer, number: int, payload: bytes) -> object:
-        total = msgspec.msgpack.decode(payload, type=bool)
-        ours = self._server.core.pool.resources
-        summed = ungrouped(ours.total if total else ours.available)
-        for node, (all_of, free, _) in self._view.items():
-            if node != self._server.identity.number:
-                for name, amount in (all_of if total else free).items():
-                    summed[name] = summed.get(name, 0) + amount
-        return summed
 
 
 _LATER = object()
