@@ -38,7 +38,7 @@ _BROADCAST_BYTES = 100 * _MB
 _INPUT_BYTES = 100 * _MB
 _TASKS = 100
 _NODES = 4
-_MEMORY_SHARE = 0.2
+_MEMORY_SHARE = 0.5
 """Of the memory that is free, for the inputs of one round of locality."""
 _PATIENCE = 120.0
 _PIECE = 1 << 20
@@ -261,7 +261,7 @@ def measure_locality(size: int, tasks: int, rounds: int, *, locality: bool) -> L
     found = Locality(size, tasks, [], [])
     os.environ["RAYDASK_LOCALITY"] = str(int(locality))
     try:
-        with cluster_of(_NODES, size * tasks // _NODES * 3) as cluster:
+        with cluster_of(_NODES, size * tasks // _NODES * 2) as cluster:
             task = raydask.remote(read)
             for number in range(rounds + 1):
                 homes = [i % _NODES + 1 for i in range(tasks)]
