@@ -1,9 +1,13 @@
 """How Dask's data frames are shuffled: by tasks, whose pieces are in the object store.
 
 Left alone, Dask shuffles through files of the machine where a task happens to run, or, where a
-`distributed.Client` is open, through that cluster's workers.  Neither works on raydask's nodes.
-So while raydask runs, Dask is told to shuffle by tasks, unless the user has said otherwise; and a
-graph that was built otherwise is refused where it could not give the right answer.
+`distributed.Client` is open, through that cluster's workers.  The former works on one node, the
+latter on none.  So a program that has joined a cluster, or that has a client, has Dask shuffle by
+tasks while raydask runs, unless the user has said otherwise; and a graph that was built otherwise
+is refused where it could not give the right answer.
+
+On one node files are left alone: bags are grouped by the same setting, and by tasks Dask cannot
+group them by an index.
 
 Importing this module imports neither Dask nor the engine.
 """
@@ -25,19 +29,21 @@ _PARTD = "zpartd-"
 _BARRIER = "shuffle-barrier-"
 """How the keys begin of what Dask shuffles with through files, and distributed through workers."""
 _REMEDY = (
-    f'build it with dask.config.set({{"{METHOD}": "tasks"}}), which is what raydask.init() sets '
-    "unless something else is configured"
+    f'build it with dask.config.set({{"{METHOD}": "tasks"}}), which is what raydask.init(address) '
+    "sets unless something else is configured"
 )
 
 
 class Preference:
-    """Has Dask shuffle by tasks for a while, if no method is configured."""
+    """Has Dask shuffle by tasks for a while, if that is needed and no method is configured."""
 
     def __init__(self) -> None:
         self._is_ours = False
 
-    def begin(self) -> None:
-        """Choose tasks, unless something is chosen."""
+    def begin(self, *, joined: bool) -> None:
+        """Choose tasks for a program that has joined a cluster or has a client of distributed."""
+        if not (joined or _has_client()):
+            return
         config = _loaded_config()
         if config is not None:
             if not config.get(METHOD, None):
@@ -94,6 +100,17 @@ def refuse_what_cannot_work(keys: Iterable[Any], count_nodes: Callable[[], int])
                 "this graph shuffles through files of one machine, and there are several nodes: "
                 + _REMEDY
             )
+
+
+def _has_client() -> bool:
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        distributed.default_client()
+    except (AttributeError, ValueError):  # it is in the middle of its import; there is none
+        return False
+    return True
 
 
 def _loaded_config() -> Any:

@@ -117,7 +117,7 @@ def init(
     session.supervised = supervised
     atexit.register(shutdown)
     announce_to_dask()
-    _let_dask_shuffle_by_tasks(now=True)
+    _prefer_dask_shuffles_by_tasks(address)
     return _context(session)
 
 
@@ -132,13 +132,16 @@ def announce_to_dask() -> None:
         register_name()
 
 
-def _let_dask_shuffle_by_tasks(*, now: bool) -> None:
+def _prefer_dask_shuffles_by_tasks(address: str | None) -> None:
     from raydask.compat.dask.shuffles import preference
 
-    if now:
-        preference.begin()
-    else:
-        preference.end()
+    preference.begin(joined=address is not None)
+
+
+def _forget_dask_shuffles() -> None:
+    from raydask.compat.dask.shuffles import preference
+
+    preference.end()
 
 
 def _join(folder: str, namespace: str, log_to_driver: bool) -> Session:
@@ -189,7 +192,7 @@ def shutdown() -> None:
     except (ClusterUnavailableError, OSError):
         pass  # it is gone already, which is what was wanted
     install_session(None)
-    _let_dask_shuffle_by_tasks(now=False)
+    _forget_dask_shuffles()
     session.close()
     if session.supervised is not None:
         session.supervised.stop()

@@ -13,6 +13,7 @@ import pytest
 from distributed import Client
 
 import raydask
+from raydask.cluster_utils import Cluster
 from raydask.compat.dask.shuffles import METHOD
 from raydask.errors import UsageError
 
@@ -23,11 +24,19 @@ def table() -> Iterator[pd.DataFrame]:
     raydask.shutdown()
 
 
-def test_by_tasks_as_long_as_raydask_runs() -> None:
+def test_by_tasks_as_long_as_a_program_is_in_a_cluster() -> None:
     assert not dask.config.get(METHOD, None)
-    with raydask.init(num_cpus=1):
-        assert dask.config.get(METHOD) == "tasks"
+    with Cluster(num_cpus=1) as cluster:
+        with cluster.connect():
+            assert dask.config.get(METHOD) == "tasks"
+        assert not dask.config.get(METHOD, None)
+
+
+def test_as_before_on_one_node(table: pd.DataFrame) -> None:
+    raydask.init(num_cpus=1)
     assert not dask.config.get(METHOD, None)
+    found = dd.from_pandas(table, npartitions=3).shuffle("key").compute(scheduler=raydask.get)
+    pd.testing.assert_frame_equal(found.sort_index(), table)
 
 
 def test_as_the_user_says_if_he_does(table: pd.DataFrame) -> None:
@@ -40,10 +49,10 @@ def test_as_the_user_says_if_he_does(table: pd.DataFrame) -> None:
         assert dask.config.get(METHOD) == "disk"
 
 
-def test_by_tasks_although_a_client_is_open_and_dask_is_loaded_later(table: pd.DataFrame) -> None:
+def test_by_tasks_where_a_client_is_open_and_where_dask_is_loaded_later() -> None:
     program = """
-import raydask
-raydask.init(num_cpus=1)
+import sys, raydask
+raydask.init(sys.argv[1])
 import dask.dataframe as dd, pandas as pd
 from distributed import Client
 with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None):
@@ -55,9 +64,9 @@ import dask, os
 print(dask.config.get("dataframe.shuffle.method"))
 print(os.environ.get("DASK_DATAFRAME__SHUFFLE__METHOD"))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
-    )
+    with Cluster(num_cpus=1) as cluster:
+        command = [sys.executable, "-c", program, cluster.list_all_nodes()[0].folder]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.stdout.splitlines() == ["10", "None", "None"], run.stderr
 
 
@@ -70,3 +79,12 @@ def test_p2p_is_refused_with_the_remedy(table: pd.DataFrame) -> None:
         shuffled = dd.from_pandas(table, npartitions=3).shuffle("key")
         with pytest.raises(UsageError, match=r"P2P.*dask.config.set"):
             shuffled.compute(scheduler=raydask.get)
+
+
+def test_a_client_that_is_open_when_raydask_starts_is_not_asked_to_shuffle(
+    table: pd.DataFrame,
+) -> None:
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None):
+        raydask.init(num_cpus=1)
+        found = dd.from_pandas(table, npartitions=3).shuffle("key").compute(scheduler=raydask.get)
+        pd.testing.assert_frame_equal(found.sort_index(), table)
