@@ -50,6 +50,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Seconds after which tasks behind a long one are taken back.
     control_window : float
         Seconds that an entry waits before it is written to the control state.
+    write_barrier : bool
+        Whether tasks and refs leave a node only when the control state has what could rebuild
+        them, should that node die; it costs some 10 µs for each task that another node runs.
     idle_worker_seconds : float
         How long a worker beyond the number of CPUs stays when it has nothing to do.
     preload : str
@@ -59,8 +62,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         empty: each worker imports what its tasks do.  On Linux only.
     start_timeout : float
         Seconds within which a session must be up, and what is imported for a job's workers.
+    head_seconds : float
+        How long a node that has joined a cluster does without its head before it ends.
+    silent_seconds : float
+        How long a machine of a cluster may be silent before the others go on without it: at the
+        head, how long it waits for a node's word; at each node, how long it tries to reach another.
     infeasible_seconds : float
         How long a task that no node could run waits for one that can, before it fails.
+    locality : bool
+        Whether tasks go to the nodes that have their large inputs; if not, to any, each in turn,
+        and the inputs after them.  For comparison.
     tls_certificate, tls_key, tls_authority : str
         Files, in PEM: what this machine shows, its private key, and who must have signed what
         others show.  All or none; none: connections between machines are not encrypted.
@@ -95,10 +106,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_tasks: int = 128
     reclaim_after: float = 0.05
     control_window: float = 1.0
+    write_barrier: bool = True
     idle_worker_seconds: float = 5.0
     preload: str = "numpy,pandas,pyarrow,scipy,dask"
     start_timeout: float = 30.0
+    head_seconds: float = 60.0
+    silent_seconds: float = 15.0
     infeasible_seconds: float = 30.0
+    locality: bool = True
     tls_certificate: str = ""
     tls_key: str = ""
     tls_authority: str = ""
@@ -131,14 +146,28 @@ class SessionOptions(msgspec.Struct, kw_only=True):
         Bytes; None: a share of the memory.
     num_redis_shards : int
     config : Config
+    labels : dict of str to str
+        Of the node, for people and for placing.
     detached : bool
         Whether the session stays when whoever starts it ends.
+    by_command : bool
+        Whether `raydask start` began it, and `raydask stop` may end it; else a program did.
+    head : str
+        HOST:PORT at which the cluster that the node joins is reached; empty: it joins none, and
+        has Redis and a global scheduler of its own.
     host : str
-        Where the global scheduler listens; empty: on no network.
+        Where it listens.  Empty: on no network; with a `head`, at the address that faces it.
     port : int
-        0: any that is free.
+        Of the global scheduler; 0: any that is free.
+    link_port, data_port : int
+        At which other nodes reach this one, for messages and for objects; 0: any that is free.
     secret : str
         Empty: one is made.
+    redis_address : str
+        URLs of Redis servers that are there already, one a shard, with commas between; empty:
+        the session starts its own.
+    redis_password : str
+        Of those of them whose URL has none.
     """
 
     folder: str
@@ -148,10 +177,17 @@ class SessionOptions(msgspec.Struct, kw_only=True):
     object_store_memory: int | None
     num_redis_shards: int
     config: Config
+    labels: dict[str, str] = {}
     detached: bool = False
+    by_command: bool = False
+    head: str = ""
     host: str = ""
     port: int = 0
+    link_port: int = 0
+    data_port: int = 0
     secret: str = ""
+    redis_address: str = ""
+    redis_password: str = ""
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Config:

@@ -10,6 +10,7 @@ identifier            bytes  layout
 ``ObjectID``             20  ``TaskID`` (16) | index (4)
 ``ActorID``              16  the ``TaskID`` of the task that creates the actor
 ``FunctionID``           16  BLAKE2b digest of the pickled function
+``PlacementGroupID``     16  a ``TaskID`` that its process has used for no task
 ====================  =====  ======================================================
 
 All numbers are big-endian and unsigned.  Indexes below ``PUT_INDEX`` are returns of the
@@ -42,6 +43,7 @@ TaskID = NewType("TaskID", bytes)
 ObjectID = NewType("ObjectID", bytes)
 ActorID = NewType("ActorID", bytes)
 FunctionID = NewType("FunctionID", bytes)
+PlacementGroupID = NewType("PlacementGroupID", bytes)
 
 TASK_ID_SIZE = 16
 FUNCTION_ID_SIZE = 16
@@ -101,14 +103,46 @@ def is_put(object_id: ObjectID) -> bool:
     return object_id[TASK_ID_SIZE] >= 0x80
 
 
-def home_of(identifier: TaskID | ObjectID | ActorID) -> NodeNumber:
+def home_of(identifier: TaskID | ObjectID | ActorID | PlacementGroupID) -> NodeNumber:
     """Return the number of the node where the identifier was made."""
     return NodeNumber(int.from_bytes(identifier[:4], "big"))
+
+
+_JOBS_OF_A_NODE = 65536
+
+
+def job_number(node: int, count: int) -> int:
+    """Return the number of a node's job, by its count on that node, from 1."""
+    return node * _JOBS_OF_A_NODE + count
+
+
+def home_of_job(job: int) -> NodeNumber:
+    """Return the node that the job's driver is, or was, connected to."""
+    return NodeNumber(job // _JOBS_OF_A_NODE)
 
 
 def process_of(identifier: TaskID | ObjectID | ActorID) -> ProcessNumber:
     """Return the number of the process that made the identifier."""
     return ProcessNumber(int.from_bytes(identifier[4:8], "big"))
+
+
+_PEERS = 1 << 32
+"""Process numbers from here on stand for other nodes; none of them is in an identifier."""
+
+
+def peer_process(node: int) -> ProcessNumber:
+    """Return the number under which a node counts another one among its processes."""
+    return ProcessNumber(_PEERS + node)
+
+
+def is_peer(process: ProcessNumber) -> bool:
+    """Say whether the number stands for another node."""
+    return process >= _PEERS
+
+
+def node_of_peer(process: ProcessNumber) -> NodeNumber:
+    """Return the node that the number stands for."""
+    return NodeNumber(process - _PEERS)
 
 
 def creation_object(actor_id: ActorID) -> ObjectID:

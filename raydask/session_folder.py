@@ -11,7 +11,9 @@ in it                  what
 ``w<process>.sock``    where callers connect to the actor in that worker
 ``redis-<shard>/``     a Redis server's socket, log and append-only file
 ``secret``             the session's secret, which is Redis' password too
-``endpoint``           where the global scheduler listens on a network, if it does
+``external-redis``     where the control state is, and how to log in there, if not in the session
+``endpoint``           where the cluster is reached on a network, if it is
+``joined``             there, and empty, in the session of a node that has joined a cluster
 ``logs/``              a log for each process
 ``spill/``             objects that did not fit into memory, or a link to where they are
 ``lock``               held by the supervisor as long as it lives
@@ -35,7 +37,9 @@ from raydask.errors import StartError
 NODE_SOCKET = "node.sock"
 GLOBAL_SOCKET = "global.sock"
 SECRET = "secret"
+EXTERNAL_REDIS = "external-redis"
 ENDPOINT = "endpoint"
+JOINED = "joined"
 SPILL = "spill"
 LOCK = "lock"
 LONGEST_PATH = 80
@@ -107,6 +111,11 @@ def is_running(folder: Path) -> bool:
         return is_held(folder) and (folder / NODE_SOCKET).exists()
     except OSError:
         return False  # it ends, or begins
+
+
+def is_joined(folder: Path) -> bool:
+    """Say whether a session is that of a node which has joined a cluster, and not of its head."""
+    return (folder / JOINED).exists()
 
 
 def session_folders(root: Path) -> list[Path]:

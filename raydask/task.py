@@ -25,6 +25,7 @@ import enum
 import msgspec
 
 from raydask.ids import FunctionID, ObjectID, TaskID
+from raydask.placement import Strategy
 
 RESOURCE_UNIT = 10_000
 """Resources are integers in steps of 1/10,000, so that fractions add up exactly."""
@@ -109,6 +110,8 @@ class TaskTemplate(msgspec.Struct, array_like=True, frozen=True):
     enforced_memory : int
         Bytes of private memory that it may add to its worker's (an actor: to what its process
         began with) before it is ended; 0 means that nobody looks.
+    strategy : Strategy or None
+        Where it may run, if that is for the global scheduler to say.
     """
 
     function_id: FunctionID
@@ -126,6 +129,7 @@ class TaskTemplate(msgspec.Struct, array_like=True, frozen=True):
     in_graph: bool = False
     max_calls: int = 0
     enforced_memory: int = 0
+    strategy: Strategy | None = None
 
 
 class TaskSpec(msgspec.Struct, array_like=True, gc=False):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -49,6 +50,9 @@ class LongLivedFixtures:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell has started this in the background; what tests start has to hear it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = PrivateFolder()
     folder.open()
     logs = LogAudit()

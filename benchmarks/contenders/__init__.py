@@ -14,6 +14,7 @@ from benchmarks.contenders.process_pool import ProcessPool
 from benchmarks.contenders.raw_limit import RawLimit
 from benchmarks.contenders.ray_engine import RayEngine
 from benchmarks.contenders.raydask_engine import RaydaskEngine
+from benchmarks.contenders.raydask_nodes import RaydaskNodes
 
 REFERENCE = RaydaskEngine.name
 """The contender to which the others' figures are related."""
@@ -22,6 +23,7 @@ CONTENDERS: dict[str, type[Contender]] = {
     contender.name: contender
     for contender in (
         RaydaskEngine,
+        RaydaskNodes,
         DistributedCluster,
         RayEngine,
         DaskThreads,

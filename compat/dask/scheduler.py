@@ -24,6 +24,7 @@ from raydask.compat.dask.annotations import collect_options
 from raydask.compat.dask.callbacks import ObservedRun
 from raydask.compat.dask.conversion import Conversion
 from raydask.compat.dask.ordering import run_order
+from raydask.compat.dask.shuffles import refuse_what_cannot_work
 from raydask.compat.dask.splitting import find_splits
 from raydask.errors import TaskError
 from raydask.graph import submit_graph
@@ -60,6 +61,7 @@ def compute(
 
     with _resting_collector():
         graph = convert_legacy_graph(dsk if isinstance(dsk, Mapping) else dsk.__dask_graph__())
+    refuse_what_cannot_work(graph, lambda: len(raydask.nodes()))
     try:
         if observers or rerun_locally:
             values = ObservedRun(observers, bool(rerun_locally)).compute(graph, requested, convert)

@@ -8,6 +8,7 @@ module                what it owns
 ``store``             the port ``ControlStore`` and its errors
 ``redis_store``       the port over one or several Redis servers
 ``redis_connection``  one blocking connection to one of them
+``through_head``      the way to the head's servers from other machines
 ``memory_store``      the port in memory, for tests and the simulator
 ``redis_server``      finding and running a local server
 ``write_behind_state``  what is dirty, and since when [pure]

@@ -107,6 +107,13 @@ class MemoryStore:
             following = [entry for entry in server.events if entry[0] > position]
         return [(f"{number}-0", event) for number, event in following[:limit]]
 
+    def clear(self) -> None:
+        """See ``ControlStore.clear``."""
+        server = self._reached()
+        with server.lock:
+            server.values.clear()
+            server.events.clear()
+
     def used_memory(self) -> int:
         """See ``ControlStore.used_memory``."""
         server = self._reached()

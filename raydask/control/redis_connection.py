@@ -14,14 +14,18 @@ Invariants
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
 from raydask.errors import UsageError
+
+if TYPE_CHECKING:
+    import ssl
 
 Command = tuple["str | bytes | int", ...]
 """A Redis command: its name and its arguments."""
@@ -34,6 +38,31 @@ CONNECTION_FAILURES = (OSError, hiredis.ProtocolError)
 
 DEFAULT_PORT = 6379
 _RECEIVE_BYTES = 1 << 16
+_PASSWORD = re.compile(r"://[^/]*@")
+
+
+class Address(Protocol):
+    """A Redis server, and how to log in; the text is for people, without the password."""
+
+    @property
+    def user(self) -> str:
+        """Empty for none."""
+
+    @property
+    def password(self) -> str:
+        """Empty for none."""
+
+    @property
+    def database(self) -> int:
+        """The number of the database."""
+
+    def connect(self, timeout: float) -> socket.socket:
+        """Return a new connection, on which a read or write may take so many seconds.
+
+        Raises
+        ------
+        OSError
+        """
 
 
 class RedisAddress(NamedTuple):
@@ -68,6 +97,34 @@ class RedisAddress(NamedTuple):
             return f"unix://{self.path}"
         return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.database}"
 
+    def connect(self, timeout: float) -> socket.socket:
+        """See `Address`."""
+        if self.path:
+            unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                unix.settimeout(timeout)
+                unix.connect(self.path)
+            except BaseException:
+                unix.close()
+                raise
+            return unix
+        tcp = socket.create_connection((self.host, self.port), timeout)
+        try:
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            context = self.tls_context()
+            return context.wrap_socket(tcp, server_hostname=self.host) if context else tcp
+        except BaseException:
+            tcp.close()
+            raise
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return what the connection is encrypted with; None: it is not."""
+        if not self.tls:
+            return None
+        import ssl  # 7 ms and 3 MB that only TLS needs
+
+        return ssl.create_default_context(cafile=self.authority or None)
+
 
 def parse_url(url: str, password: str = "") -> RedisAddress:
     """Return the address that `url` stands for.
@@ -92,7 +149,8 @@ def parse_url(url: str, password: str = "") -> RedisAddress:
         named = parts.path if parts.scheme in ("redis", "rediss") else ""
         database = int(named.strip("/") or 0)
     except ValueError as error:
-        raise UsageError(f"not the URL of a Redis server ({error}): {url!r}") from error
+        shown = without_password(url)
+        raise UsageError(f"not the URL of a Redis server ({error}): {shown!r}") from None
     options = parse_qs(parts.query)
     address = RedisAddress(
         user=unquote(parts.username or ""),
@@ -106,8 +164,24 @@ def parse_url(url: str, password: str = "") -> RedisAddress:
         return address._replace(host=parts.hostname, port=port, tls=parts.scheme == "rediss")
     raise UsageError(
         "the URL of a Redis server begins with unix:///, redis://host or rediss://host, "
-        f"and this one does not: {url!r}"
+        f"and this one does not: {without_password(url)!r}"
     )
+
+
+def without_password(url: str) -> str:
+    """Return a URL as people may see it."""
+    return _PASSWORD.sub("://***@", url)
+
+
+def login_commands(address: Address) -> list[Command]:
+    """Return what is to be sent first on a connection."""
+    login: list[Command] = []
+    if address.password:
+        names = (address.user,) if address.user else ()
+        login.append(("AUTH", *names, address.password))
+    if address.database:
+        login.append(("SELECT", address.database))
+    return login
 
 
 class RedisConnection:
@@ -115,12 +189,12 @@ class RedisConnection:
 
     Parameters
     ----------
-    address : RedisAddress
+    address : Address
     timeout : float
         Seconds that one read or write on the socket may take.
     """
 
-    def __init__(self, address: RedisAddress, timeout: float) -> None:
+    def __init__(self, address: Address, timeout: float) -> None:
         self.address = address
         self._timeout = timeout
         self._socket: socket.socket | None = None
@@ -132,7 +206,7 @@ class RedisConnection:
         if self._socket is None:
             self._connect()
         assert self._socket is not None
-        self._socket.sendall(_pack(commands))
+        self._socket.sendall(pack(commands))
 
     def receive(self, count: int) -> list[Reply]:
         """Return the replies to `count` commands that were sent before."""
@@ -159,16 +233,11 @@ class RedisConnection:
 
     def _connect(self) -> None:
         address = self.address
-        self._socket = self._open_socket()
+        self._socket = address.connect(self._timeout)
         self._reader = hiredis.Reader()
-        login: list[Command] = []
-        if address.password:
-            names = (address.user,) if address.user else ()
-            login.append(("AUTH", *names, address.password))
-        if address.database:
-            login.append(("SELECT", address.database))
+        login = login_commands(address)
         try:
-            self._socket.sendall(_pack(login))
+            self._socket.sendall(pack(login))
             for reply in self.receive(len(login)):
                 if isinstance(reply, hiredis.ReplyError):
                     raise reply
@@ -177,32 +246,9 @@ class RedisConnection:
             raise
         self.times_connected += 1
 
-    def _open_socket(self) -> socket.socket:
-        address = self.address
-        if address.path:
-            unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                unix.settimeout(self._timeout)
-                unix.connect(address.path)
-            except BaseException:
-                unix.close()
-                raise
-            return unix
-        tcp = socket.create_connection((address.host, address.port), self._timeout)
-        try:
-            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if not address.tls:
-                return tcp
-            import ssl  # 7 ms and 3 MB that only TLS needs
 
-            context = ssl.create_default_context(cafile=address.authority or None)
-            return context.wrap_socket(tcp, server_hostname=address.host)
-        except BaseException:
-            tcp.close()
-            raise
-
-
-def _pack(commands: Sequence[Command]) -> bytes:
+def pack(commands: Sequence[Command]) -> bytes:
+    """Return commands as they are sent."""
     # hiredis annotates the command as a tuple of one; it takes one of any length.
-    pack = cast(Any, hiredis.pack_command)
-    return b"".join([pack(command) for command in commands])
+    pack_one = cast(Any, hiredis.pack_command)
+    return b"".join([pack_one(command) for command in commands])

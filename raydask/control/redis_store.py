@@ -29,6 +29,7 @@ import hiredis
 
 from raydask.control.redis_connection import (
     CONNECTION_FAILURES,
+    Address,
     Command,
     RedisConnection,
     Reply,
@@ -43,6 +44,23 @@ _MAX_BYTES = 1 << 20
 _MAX_EVENTS = 1000
 _SCAN_PAGE = 1000
 _FIRST_PAUSE = 0.01
+_MAX_PASSES = 10
+_REMEDIES = (
+    (
+        ("ERR Client sent AUTH", "ERR AUTH <password> called without any password"),
+        "it has no password: give none, in the URL or in RAYDASK_REDIS_PASSWORD",
+    ),
+    (
+        ("NOAUTH", "WRONGPASS", "ERR AUTH", "ERR invalid password"),
+        "give the right password in the URL or as `password`, or for an external Redis in "
+        "RAYDASK_REDIS_PASSWORD",
+    ),
+    (("NOPERM",), "let its user run all commands on keys that begin with raydask:"),
+    (("ERR DB index", "ERR invalid DB"), "name a database that it has: redis://host:port/0"),
+    (("OOM",), "raise its maxmemory"),
+    (("READONLY",), "name the server that may be written, and not a copy of it"),
+    (("MOVED", "CROSSSLOT"), "name servers that are not part of a Redis Cluster"),
+)
 _TRANSIENT_REPLIES = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN")
 
 _APPEND_SCRIPT = """
@@ -66,10 +84,12 @@ class RedisStore:
 
     Parameters
     ----------
-    urls : sequence of str
+    urls : sequence of str or Address
         One a shard, in the order of their numbers; see ``redis_connection.parse_url``.
     password : str
         For the URLs that have none.
+    prefix : str
+        What all keys begin with there, unseen by who uses the store.
     timeout : float
         Seconds that one read or write on a socket may take.
     attempts : int
@@ -79,15 +99,20 @@ class RedisStore:
 
     def __init__(
         self,
-        urls: Sequence[str],
+        urls: Sequence[str | Address],
         *,
         password: str = "",
+        prefix: str = "",
         timeout: float = 10.0,
         attempts: int = 8,
     ) -> None:
         if not urls:
             raise UsageError("a control store needs the URL of at least one Redis server")
-        self._connections = [RedisConnection(parse_url(url, password), timeout) for url in urls]
+        self._connections = [
+            RedisConnection(parse_url(url, password) if isinstance(url, str) else url, timeout)
+            for url in urls
+        ]
+        self._prefix = prefix
         self._attempts = attempts
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -116,16 +141,16 @@ class RedisStore:
         """See ``ControlStore.write``."""
         pipelines: dict[int, list[Command]] = {}
         for shard, keys in self._by_shard(puts).items():
-            pipelines[shard] = _set_commands(puts, keys)
+            pipelines[shard] = _set_commands(puts, keys, self._prefix)
         for shard, keys in self._by_shard(deletes).items():
-            pipelines.setdefault(shard, []).extend(_key_commands("DEL", keys))
+            pipelines.setdefault(shard, []).extend(self._key_commands("DEL", keys))
         self._send(pipelines)
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """See ``ControlStore.read``."""
         by_shard = self._by_shard(keys)
         answers = self._send(
-            {shard: _key_commands("MGET", some) for shard, some in by_shard.items()}
+            {shard: self._key_commands("MGET", some) for shard, some in by_shard.items()}
         )
         values: dict[str, bytes | None] = {}
         for shard, some in by_shard.items():
@@ -136,29 +161,49 @@ class RedisStore:
 
     def scan(self, prefix: str) -> Iterator[str]:
         """See ``ControlStore.scan``."""
-        pattern = _literal_glob(prefix) + "*"
-        for shard, connection in enumerate(self._connections):
-            cursor: str | bytes = "0"
-            times_connected = connection.times_connected
-            while True:
-                page: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_PAGE)
-                cursor, keys = self._send_one(shard, page).replies[0]
-                yield from (key.decode() for key in keys)
-                if connection.times_connected != times_connected:
-                    # The cursor of a server that was restarted means nothing to the new one.
-                    times_connected, cursor = connection.times_connected, "0"
-                elif cursor == b"0":
+        begin = len(self._prefix)
+        for shard in range(len(self._connections)):
+            for keys in self._scan(shard, prefix):
+                yield from (key.decode()[begin:] for key in keys)
+
+    def _scan(self, shard: int, prefix: str) -> Iterator[list[bytes]]:
+        """Yield the names that keys have on a shard, page by page."""
+        pattern = _literal_glob(self._prefix + prefix) + "*"
+        connection = self._connections[shard]
+        cursor: str | bytes = "0"
+        times_connected = connection.times_connected
+        while True:
+            page: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_PAGE)
+            cursor, keys = self._send_one(shard, page).replies[0]
+            yield keys
+            if connection.times_connected != times_connected:
+                # The cursor of a server that was restarted means nothing to the new one.
+                times_connected, cursor = connection.times_connected, "0"
+            elif cursor == b"0":
+                break
+
+    def clear(self) -> None:
+        """See ``ControlStore.clear``."""
+        for shard in range(len(self._connections)):
+            for _ in range(_MAX_PASSES):
+                found = False
+                for keys in self._scan(shard, ""):
+                    if keys:
+                        found = True
+                        self._send_one(shard, ("DEL", *keys))
+                if not found:
                     break
 
     def increment(self, counter: str) -> int:
         """See ``ControlStore.increment``."""
         key = counter_key(counter)
-        number: int = self._send_one(self._shard(key), ("INCR", key)).replies[0]
+        command = ("INCR", self._prefix + key)
+        number: int = self._send_one(self._shard(key), command).replies[0]
         return number
 
     def put_if_absent(self, key: str, value: bytes) -> bool:
         """See ``ControlStore.put_if_absent``."""
-        answer = self._send_one(self._shard(key), ("SET", key, value, "NX"))
+        answer = self._send_one(self._shard(key), ("SET", self._prefix + key, value, "NX"))
         if answer.replies[0] is not None:
             return True
         return answer.resent and self.read([key]) == [value]
@@ -166,14 +211,17 @@ class RedisStore:
     def append_events(self, events: Sequence[bytes], max_entries: int) -> None:
         """See ``ControlStore.append_events``."""
         shard = self._shard(EVENTS_KEY)
-        head = ("EVAL", _APPEND_SCRIPT, 2, EVENTS_KEY, events_appended_key(self._writer))
+        stream = self._prefix + EVENTS_KEY
+        appended = self._prefix + events_appended_key(self._writer)
+        head = ("EVAL", _APPEND_SCRIPT, 2, stream, appended)
         for start in range(0, len(events), _MAX_EVENTS):
             some = events[start : start + _MAX_EVENTS]
             self._send_one(shard, (*head, next(self._appends), max_entries, *some))
 
     def read_events(self, after: str = "0-0", limit: int = 1000) -> list[tuple[str, bytes]]:
         """See ``ControlStore.read_events``."""
-        command: Command = ("XREAD", "COUNT", limit, "STREAMS", EVENTS_KEY, after)
+        stream = self._prefix + EVENTS_KEY
+        command: Command = ("XREAD", "COUNT", limit, "STREAMS", stream, after)
         streams = self._send_one(self._shard(EVENTS_KEY), command).replies[0]
         if streams is None:
             return []
@@ -184,6 +232,13 @@ class RedisStore:
         shards = range(len(self._connections))
         answers = self._send({shard: [("INFO", "memory")] for shard in shards})
         return sum(_used_memory(answer.replies[0]) for answer in answers.values())
+
+    def _key_commands(self, name: str, keys: Sequence[str]) -> list[Command]:
+        """Return commands that take any number of keys."""
+        prefix = self._prefix
+        names = [prefix + key for key in keys] if prefix else keys
+        starts = range(0, len(names), _MAX_KEYS)
+        return [(name, *names[start : start + _MAX_KEYS]) for start in starts]
 
     def _shard(self, key: str) -> int:
         return shard_of(key, len(self._connections))
@@ -264,24 +319,27 @@ class RedisStore:
 
     def _refused(self, shard: int, error: hiredis.ReplyError) -> ControlStoreError:
         reason = str(error)
-        remedy = "see https://redis.io/docs/latest/ for the meaning of the reply"
-        if reason.startswith(("NOAUTH", "WRONGPASS", "ERR AUTH", "ERR invalid password")):
-            remedy = "give the right password in the URL or as `password`"
-        elif reason.startswith("OOM"):
-            remedy = "raise its maxmemory"
         return ControlStoreError(
-            f"Redis at {self._connections[shard].address} refused ({reason}): {remedy}"
+            f"Redis at {self._connections[shard].address} refused ({reason}): {remedy_for(reason)}"
         )
 
 
-def _set_commands(puts: Mapping[str, bytes], keys: Sequence[str]) -> list[Command]:
+def remedy_for(reason: str) -> str:
+    """Return what to do about a refusal."""
+    for beginnings, remedy in _REMEDIES:
+        if reason.startswith(beginnings):
+            return remedy
+    return "see https://redis.io/docs/latest/ for the meaning of the reply"
+
+
+def _set_commands(puts: Mapping[str, bytes], keys: Sequence[str], prefix: str) -> list[Command]:
     """Return MSET commands for `keys`, none so long that it would hold up the server."""
     commands: list[Command] = []
     arguments: list[str | bytes] = ["MSET"]
     size = 0
     for key in keys:
         value = puts[key]
-        arguments += (key, value)
+        arguments += (prefix + key, value)
         size += len(value)
         if size >= _MAX_BYTES or len(arguments) > 2 * _MAX_KEYS:
             commands.append(tuple(arguments))
@@ -290,11 +348,6 @@ def _set_commands(puts: Mapping[str, bytes], keys: Sequence[str]) -> list[Comman
     if len(arguments) > 1:
         commands.append(tuple(arguments))
     return commands
-
-
-def _key_commands(name: str, keys: Sequence[str]) -> list[Command]:
-    """Return commands that take any number of keys."""
-    return [(name, *keys[start : start + _MAX_KEYS]) for start in range(0, len(keys), _MAX_KEYS)]
 
 
 def _literal_glob(text: str) -> str:

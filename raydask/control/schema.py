@@ -14,7 +14,8 @@ Invariants
 - A change that an older version would misread raises `SCHEMA_VERSION`; a store refuses
   to open control state of another version.
 
-One Redis (or one of its numbered databases) holds one cluster.
+A Redis that a session has started holds one cluster.  On an external one, all keys of a cluster
+have its identity in front of what is said here (``control_place``).
 """
 
 from __future__ import annotations
@@ -22,11 +23,19 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
-from raydask.ids import ActorID, FunctionID, NodeNumber, ObjectID, TaskID
+from raydask.ids import (
+    ActorID,
+    FunctionID,
+    NodeNumber,
+    ObjectID,
+    PlacementGroupID,
+    TaskID,
+)
 
 SCHEMA_VERSION = 1
 
 SCHEMA_KEY = "raydask:schema"
+CLUSTER_KEY = "raydask:cluster"
 EVENTS_KEY = "events"
 
 TASK_PREFIX = "task:"
@@ -85,7 +94,7 @@ def kv_key(namespace: str, key: str) -> str:
     return f"kv:{_quoted(namespace)}:{key}"
 
 
-def placement_group_key(group_id: bytes) -> str:
+def placement_group_key(group_id: PlacementGroupID) -> str:
     """Return the key of a placement group's document."""
     return "placement_group:" + group_id.hex()
 
@@ -141,6 +150,14 @@ TABLES: tuple[Table, ...] = (
         readers="every process, when it opens the store",
         deleted="never",
         crash="nothing: it is written once, before anything else",
+    ),
+    Table(
+        keys="raydask:cluster",
+        value="the cluster's identity, random hexadecimal digits",
+        writer="the first global scheduler",
+        readers="every global scheduler, which tells it to the nodes",
+        deleted="never",
+        crash="nothing: it is whole or absent",
     ),
     Table(
         keys="task:<task id>",
@@ -208,11 +225,11 @@ TABLES: tuple[Table, ...] = (
     ),
     Table(
         keys="placement_group:<group id>",
-        value="reserved for placement groups",
+        value="PlacementGroupEntry",
         writer="the global scheduler",
         readers="a restarted global scheduler",
-        deleted="when the group is removed",
-        crash="a restarted global scheduler frees what the group had reserved",
+        deleted="when the group is removed, or ends with its job",
+        crash="a restarted global scheduler compares it with what the nodes have reserved",
     ),
     Table(
         keys="counter:<name>",

@@ -79,8 +79,17 @@ class ControlStore(Protocol):
     def read_events(self, after: str = "0-0", limit: int = 1000) -> list[tuple[str, bytes]]:
         """Return up to `limit` ``(entry id, event)`` that follow entry `after`, oldest first."""
 
+    def clear(self) -> None:
+        """Remove all that the store holds, the mark of its schema too, and nothing else.
+
+        For who ends the cluster: nobody may write meanwhile, and the store is to be closed.
+        """
+
     def used_memory(self) -> int:
-        """Return how many bytes of memory the state takes, over all shards."""
+        """Return how many bytes of memory the state takes, over all shards.
+
+        On servers that others use too: what all of them take.
+        """
 
 
 def claim_schema(store: ControlStore) -> None:

@@ -15,7 +15,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from raydask.ids import FunctionID, ObjectID, TaskID
+from raydask.ids import FunctionID, ObjectID, PlacementGroupID, TaskID
+from raydask.placement import GroupStrategy, LabelOperator, LabelRule, Strategy, StrategyKind
 from raydask.task import (
     RESOURCE_UNIT,
     ActorOptions,
@@ -30,6 +31,7 @@ NodeState = Literal["ALIVE", "DEAD"]
 TaskState = Literal["WAITING", "READY", "RUNNING", "FINISHED", "FAILED", "CANCELLED"]
 ActorState = Literal["PENDING", "ALIVE", "RESTARTING", "DEAD"]
 ObjectState = Literal["pending", "inline", "shared_memory", "spilled", "error", "lost"]
+PlacementGroupState = Literal["PENDING", "CREATED", "RESCHEDULING", "REMOVED"]
 EventKind = Literal["STARTED", "FINISHED", "FAILED", "RETRIED", "CANCELLED"]
 
 
@@ -81,6 +83,8 @@ class NodeEntry(msgspec.Struct, omit_defaults=True):
     started, died : float
         Seconds since 1970; 0 for not yet.
     death_cause : str
+    head : bool
+        Whether it is the node of the global scheduler's own machine.
     """
 
     number: int
@@ -94,6 +98,7 @@ class NodeEntry(msgspec.Struct, omit_defaults=True):
     started: float = 0.0
     died: float = 0.0
     death_cause: str = ""
+    head: bool = False
 
 
 class ActorOptionsEntry(msgspec.Struct, omit_defaults=True):
@@ -107,6 +112,25 @@ class ActorOptionsEntry(msgspec.Struct, omit_defaults=True):
     detached: bool = False
     is_async: bool = False
     get_if_exists: bool = False
+
+
+class LabelRuleEntry(msgspec.Struct, omit_defaults=True):
+    """``LabelRule`` with the names of its fields."""
+
+    label: str
+    operator: LabelOperator
+    values: list[str] = []
+
+
+class StrategyEntry(msgspec.Struct, omit_defaults=True):
+    """``Strategy`` with the names of its fields; `group` is in hexadecimal."""
+
+    kind: StrategyKind
+    node: int = 0
+    soft: bool = False
+    hard: list[LabelRuleEntry] = []
+    preferred: list[LabelRuleEntry] = []
+    group: str = ""
 
 
 class TemplateEntry(msgspec.Struct, omit_defaults=True):
@@ -125,7 +149,7 @@ class TemplateEntry(msgspec.Struct, omit_defaults=True):
     retry_exceptions : bytes or None
         As in ``TaskTemplate``.
     num_returns, max_retries, timeout, priority, writable, observed, actor, in_graph, max_calls, \
-    enforced_memory
+    enforced_memory, strategy
         As in ``TaskTemplate``.
     """
 
@@ -143,6 +167,7 @@ class TemplateEntry(msgspec.Struct, omit_defaults=True):
     in_graph: bool = False
     max_calls: int = 0
     enforced_memory: int = 0
+    strategy: StrategyEntry | None = None
 
 
 class TaskEntry(msgspec.Struct, omit_defaults=True):
@@ -275,6 +300,40 @@ class NamedActorEntry(msgspec.Struct, omit_defaults=True):
     handle: bytes = b""
 
 
+class PlacementGroupEntry(msgspec.Struct, omit_defaults=True):
+    """Resources that are reserved together, on one node or on several.
+
+    Attributes
+    ----------
+    id, name, namespace : str
+    state : PlacementGroupState
+        PENDING until all bundles are reserved; RESCHEDULING while some are that were lost with a
+        node.
+    strategy : GroupStrategy
+    job : int
+        The job that made it.
+    bundles : list of dict of str to float
+        Of each what it reserves, in whole units.
+    nodes : list of int
+        Of each where it is reserved; 0 while it is not.
+    detached : bool
+        Whether it outlives its job.
+    created : float
+        When it was asked for, in seconds since 1970.
+    """
+
+    id: str
+    state: PlacementGroupState
+    strategy: GroupStrategy
+    job: int
+    bundles: list[dict[str, float]]
+    nodes: list[int]
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    created: float = 0.0
+
+
 class TaskEvent(msgspec.Struct, omit_defaults=True):
     """Something that happened to a task, for the timeline and for reports of deaths.
 
@@ -310,7 +369,16 @@ class TaskEvent(msgspec.Struct, omit_defaults=True):
         return encode(self)
 
 
-Entry = JobEntry | NodeEntry | TaskEntry | ObjectEntry | ActorEntry | NamedActorEntry | TaskEvent
+Entry = (
+    JobEntry
+    | NodeEntry
+    | TaskEntry
+    | ObjectEntry
+    | ActorEntry
+    | NamedActorEntry
+    | PlacementGroupEntry
+    | TaskEvent
+)
 EntryType = TypeVar("EntryType", bound=Entry)
 
 _encoder = msgspec.json.Encoder()
@@ -369,6 +437,32 @@ def template_entry(template: TaskTemplate) -> TemplateEntry:
         max_calls=template.max_calls,
         enforced_memory=template.enforced_memory,
         actor=None if actor is None else ActorOptionsEntry(**msgspec.structs.asdict(actor)),
+        strategy=None if template.strategy is None else _strategy_entry(template.strategy),
+    )
+
+
+def _strategy_entry(strategy: Strategy) -> StrategyEntry:
+    return StrategyEntry(
+        strategy.kind,
+        strategy.node,
+        strategy.soft,
+        [LabelRuleEntry(rule.label, rule.operator, list(rule.values)) for rule in strategy.hard],
+        [
+            LabelRuleEntry(rule.label, rule.operator, list(rule.values))
+            for rule in strategy.preferred
+        ],
+        strategy.group.hex(),
+    )
+
+
+def _strategy_of(entry: StrategyEntry) -> Strategy:
+    return Strategy(
+        entry.kind,
+        entry.node,
+        entry.soft,
+        tuple(LabelRule(rule.label, rule.operator, tuple(rule.values)) for rule in entry.hard),
+        tuple(LabelRule(rule.label, rule.operator, tuple(rule.values)) for rule in entry.preferred),
+        PlacementGroupID(bytes.fromhex(entry.group)),
     )
 
 
@@ -391,6 +485,7 @@ def template_of(task: TaskEntry) -> TaskTemplate:
         max_calls=entry.max_calls,
         enforced_memory=entry.enforced_memory,
         actor=None if entry.actor is None else ActorOptions(**msgspec.structs.asdict(entry.actor)),
+        strategy=None if entry.strategy is None else _strategy_of(entry.strategy),
     )
 
 

@@ -14,7 +14,10 @@ Invariants
 - One batch is in flight at a time, so batches are written in order, and a store that is
   slow or away holds up nothing but the next batch.  What waits meanwhile is bounded by
   the entries that are alive.
-- `flush` is the write barrier: when it returns, the store holds everything marked before.
+- `flush` is a write barrier that waits: when it returns, the store holds everything marked before.
+- Where nobody may wait, single entries are asked for (``DirtyTable.hurry``), which gives them a
+  number, and `written` says up to which number all are in the store.  `hand_on` makes a batch of
+  what has been asked for since the last one, and what `watch` was given says when that is written.
 
 The store belongs to whoever made it: it is started before, and closed after.
 """
@@ -87,9 +90,11 @@ class WriteBehind:
         self._state = WriteBehindState(window, max_events)
         self.record = self._state.record
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
+        self._written = 0
         # Guards all that follows.
         self._changed = threading.Condition()
         self._in_flight: Batch | None = None
+        self._on_written: Callable[[], None] | None = None
         self._closing = False
         self._failure: ControlStoreError | None = None
         self._crash: BaseException | None = None
@@ -129,6 +134,41 @@ class WriteBehind:
         # Not simply the window: a turn may have waited for a batch in flight, or for a timer that
         # fired a moment early, and is not to wait for a whole window more.
         return max(self._state.until_turn(self._clock()), _BACKLOG_PAUSE)
+
+    @property
+    def written(self) -> int:
+        """The number, as ``DirtyTable.hurry`` gives them, up to which all is in the store.
+
+        Raises
+        ------
+        InternalError
+            When the writer thread has died of a bug.
+        """
+        self._is_idle()
+        return self._written
+
+    @property
+    def asked(self) -> int:
+        """The last number that was given."""
+        return self._state.urgent.asked
+
+    def watch(self, on_written: Callable[[], None]) -> None:
+        """Have the writer thread call this whenever it has written a batch."""
+        with self._changed:
+            self._on_written = on_written
+
+    def hand_on(self) -> None:
+        """Hand the writer thread what was asked for, if it is free and there is anything.
+
+        Raises
+        ------
+        InternalError
+            When the writer thread has died of a bug.
+        """
+        if self._state.urgent and self._is_idle():
+            batch = self._state.collect(self._clock(), self._budget)
+            if batch is not None:
+                self._hand_over(batch)
 
     def flush(self, deadline: float) -> None:
         """Return when the store holds everything that was marked before the call.
@@ -174,7 +214,10 @@ class WriteBehind:
     def _is_idle(self) -> bool:
         with self._changed:
             self._raise_crash()
-            return self._in_flight is None
+            if self._in_flight is not None:
+                return False
+        self._written = self._state.urgent.collected
+        return True
 
     def _wait_until_idle(self, deadline: float) -> bool:
         with self._changed:
@@ -183,8 +226,7 @@ class WriteBehind:
                 if left <= 0:
                     return False
                 self._changed.wait(left)
-            self._raise_crash()
-            return True
+        return self._is_idle()
 
     def _raise_crash(self) -> None:
         if self._crash is not None:
@@ -210,6 +252,9 @@ class WriteBehind:
                 with self._changed:
                     self._in_flight = None
                     self._changed.notify_all()
+                    on_written = self._on_written
+                if on_written is not None:
+                    on_written()
         except BaseException as crash:
             with self._changed:
                 self._crash = crash

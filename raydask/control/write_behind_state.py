@@ -11,6 +11,9 @@ young, aging, due
     is due between one and two windows after it was first marked.
 written
     The entries that were ever part of a batch: only those have to be deleted.
+urgent
+    Entries that somebody waits for: they go before all others, in the order in which they were
+    asked for, and have numbers, so that it can be said up to which all have been collected.
 
 Invariants
 ----------
@@ -19,6 +22,7 @@ Invariants
   marked again meanwhile is clean afterwards.
 - Batches must be applied in the order in which they were collected; the puts of a batch
   and its deletes have no key in common.
+- Each batch that is not empty raises ``UrgentEntries.collected``.
 
 Everything here runs in one thread, the owner's.
 """
@@ -73,6 +77,48 @@ class Batch(NamedTuple):
     events: list[bytes]
 
 
+class UrgentEntries:
+    """The urgent entries of all tables of one process.
+
+    Attributes
+    ----------
+    asked, collected : int
+        The number that was given last, and that up to which all are in a batch.
+    """
+
+    __slots__ = ("_queue", "asked", "collected")
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[DirtyTable[Any], Any]] = deque()
+        self.asked = 0
+        self.collected = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, table: DirtyTable[Any], identifier: Any) -> int:
+        """Put an entry last in the queue; return its number."""
+        self._queue.append((table, identifier))
+        self.asked += 1
+        return self.asked
+
+    def collect_puts(self, puts: dict[str, bytes], budget: int, max_bytes: int) -> int:
+        """As `DirtyTable.collect_puts`, for the first of the queue."""
+        queue = self._queue
+        size = 0
+        while queue and len(puts) < budget and size < max_bytes:
+            table, identifier = queue.popleft()
+            size += table.collect_urgent(identifier, puts)
+        self.collected = self.asked - len(queue)
+        return size
+
+    def note_batch(self) -> None:
+        """Give a number to what is in a batch without having been asked for."""
+        if not self._queue:
+            self.asked += 1
+            self.collected = self.asked
+
+
 class DirtyTable(Generic[Identifier]):
     """The dirty entries of one table.
 
@@ -80,12 +126,26 @@ class DirtyTable(Generic[Identifier]):
     ----------
     key_of : callable
         The table's key builder in ``raydask.control.schema``.
+    urgent : UrgentEntries
+        Of all tables.
     """
 
-    __slots__ = ("_aging", "_deletes", "_due", "_key_of", "_written", "_young", "put")
+    __slots__ = (
+        "_aging",
+        "_all_urgent",
+        "_deletes",
+        "_due",
+        "_key_of",
+        "_urgent",
+        "_written",
+        "_young",
+        "put",
+    )
 
-    def __init__(self, key_of: Callable[[Identifier], str]) -> None:
+    def __init__(self, key_of: Callable[[Identifier], str], urgent: UrgentEntries) -> None:
         self._key_of = key_of
+        self._all_urgent = urgent
+        self._urgent: dict[Identifier, Source] = {}
         self._young: dict[Identifier, Source] = {}
         self._aging: dict[Identifier, Source] = {}
         self._due: dict[Identifier, Source] = {}
@@ -106,6 +166,8 @@ class DirtyTable(Generic[Identifier]):
             self._aging.pop(identifier, None)
         if self._due:
             self._due.pop(identifier, None)
+        if self._urgent:
+            self._urgent.pop(identifier, None)
         if identifier in self._written:
             self._written.remove(identifier)
             self._deletes[identifier] = None
@@ -114,6 +176,27 @@ class DirtyTable(Generic[Identifier]):
         """Take over an entry that the store holds already, so that `forget` deletes it."""
         self._written.add(identifier)
 
+    def hurry(self, identifier: Identifier) -> int:
+        """Have an entry written before others, if it never was.
+
+        Returns
+        -------
+        int
+            Which number has to be written until the store has a document of the entry, be it
+            an older one; 0 for none: there is no such entry.
+        """
+        if identifier in self._written:
+            return self._all_urgent.collected  # it may be in the batch that is in flight
+        if identifier in self._urgent:
+            return self._all_urgent.asked
+        source = self._due.pop(identifier, None) if self._due else None
+        source = self._aging.pop(identifier, source)
+        source = self._young.pop(identifier, source)
+        if source is None:
+            return 0
+        self._urgent[identifier] = source
+        return self._all_urgent.add(self, identifier)
+
     @property
     def is_drained(self) -> bool:
         """Whether no put is due."""
@@ -121,7 +204,7 @@ class DirtyTable(Generic[Identifier]):
 
     @property
     def due_count(self) -> int:
-        """How many puts and deletes could be collected now."""
+        """How many puts and deletes could be collected now, without the urgent ones."""
         return len(self._due) + len(self._deletes)
 
     @property
@@ -151,18 +234,27 @@ class DirtyTable(Generic[Identifier]):
         int
             The bytes of the documents that were added.
         """
-        due, young, aging = self._due, self._young, self._aging
+        due = self._due
         size = 0
         while due and len(puts) < budget and size < max_bytes:
-            identifier, source = due.popitem()
-            source = aging.pop(identifier, source)
-            source = young.pop(identifier, source)
-            self._written.add(identifier)
-            self._deletes.pop(identifier, None)
-            document = source.document()
-            puts[self._key_of(identifier)] = document
-            size += len(document)
+            size += self._collect(*due.popitem(), puts)
         return size
+
+    def collect_urgent(self, identifier: Identifier, puts: dict[str, bytes]) -> int:
+        """Move an urgent entry into `puts`, unless it has gone; return its document's bytes."""
+        source = self._urgent.pop(identifier, None)
+        if source is None:
+            return 0
+        return self._collect(identifier, self._due.pop(identifier, source), puts)
+
+    def _collect(self, identifier: Identifier, source: Source, puts: dict[str, bytes]) -> int:
+        source = self._aging.pop(identifier, source)
+        source = self._young.pop(identifier, source)
+        self._written.add(identifier)
+        self._deletes.pop(identifier, None)
+        document = source.document()
+        puts[self._key_of(identifier)] = document
+        return len(document)
 
     def collect_deletes(self, deletes: list[str], budget: int) -> None:
         """Move keys to delete into `deletes` until it has `budget` of them."""
@@ -186,13 +278,14 @@ class WriteBehindState:
         self._window = window
         self._next_turn = float("-inf")
         self._tables: list[DirtyTable[Any]] = []
+        self.urgent = UrgentEntries()
         self._events: deque[Source] = deque(maxlen=max_events)
         self.record = self._events.append
         """``record(source)``: add an event; bound here because it is called per task."""
 
     def table(self, key_of: Callable[[Identifier], str]) -> DirtyTable[Identifier]:
         """Return a new table whose entries have the keys that `key_of` builds."""
-        table = DirtyTable(key_of)
+        table = DirtyTable(key_of, self.urgent)
         self._tables.append(table)
         return table
 
@@ -203,12 +296,14 @@ class WriteBehindState:
     @property
     def due_count(self) -> int:
         """How many entries and events could be collected without another turn."""
-        return len(self._events) + sum(table.due_count for table in self._tables)
+        waiting = len(self._events) + len(self.urgent)
+        return waiting + sum(table.due_count for table in self._tables)
 
     @property
     def dirty_count(self) -> int:
         """How many marks and events wait."""
-        return len(self._events) + sum(table.dirty_count for table in self._tables)
+        waiting = len(self._events) + len(self.urgent)
+        return waiting + sum(table.dirty_count for table in self._tables)
 
     def expedite(self) -> None:
         """Make everything marked so far due, whatever its age."""
@@ -235,9 +330,14 @@ class WriteBehindState:
             return None
         batch = Batch({}, [], [])
         room = MAX_BATCH_BYTES
+        if self.urgent:
+            room -= self.urgent.collect_puts(batch.puts, budget, room)
         for table in self._tables:
             room -= table.collect_puts(batch.puts, budget, room)
             table.collect_deletes(batch.deletes, budget)
         while self._events and len(batch.events) < budget:
             batch.events.append(self._events.popleft().document())
+        if not any(batch):
+            return None  # what was urgent has gone meanwhile
+        self.urgent.note_batch()
         return batch

@@ -230,6 +230,8 @@ class ActorClass:
             How often its process is restarted and a call repeated; -1 means always.
         lifetime : str
             ``"detached"``: it outlives this driver.
+        scheduling_strategy : str or strategy
+            As for remote functions.
         """
         return ActorClass(self._cls, {**self._options, **options}, self._find)
 

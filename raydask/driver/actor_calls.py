@@ -1,17 +1,22 @@
 """Calls on actors: from the caller's process straight to the actor's.
 
 A caller on the actor's node talks to its worker over a socket of their own; the node is asked
-only where the worker is (``FollowActor``) and tells when that changes.  The answer comes
-back the same way and stays in the caller's mailbox: it is *private*, the node has never heard
-of it.  Two things make it known there:
+only where the worker is (``FollowActor``) and tells when that changes.  Where the actor is on
+another node, the connection goes through both nodes, which join it and read nothing
+(`local_scheduler.relays`); the actor cannot read this node's object store then, and asks its own
+node for what is there.  The answer comes back the same way and stays in the caller's mailbox: it
+is *private*, the node has never heard of it.  Two things make it known there:
 
 * Its ref leaves the process (`promise`): the caller puts the value as soon as it has it.
 * The value is large, or contains refs: then the actor's worker gives it to the node, which
   holds it for the caller and passes it on (``PutFor``), and the answer says ``ELSEWHERE``.
+  From another node the values come another way than the answer: until they have come, the call
+  counts as under way, for the actor's node may die in between.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,8 +28,9 @@ from raydask.driver.object_ref import ObjectRef, received_ref
 from raydask.driver.outbox import BATCH_SECONDS, BATCH_SIZE
 from raydask.driver.references import Use
 from raydask.errors import ActorDiedError, TaskCancelledError
-from raydask.ids import ActorID, ObjectID, TaskID, return_id
+from raydask.ids import ActorID, ObjectID, TaskID, return_id, task_of
 from raydask.serialization import serialize_error
+from raydask.session_folder import NODE_SOCKET
 from raydask.task import TaskTemplate
 from raydask.wire.connection import BlockingConnection, ConnectionLost, connect_unix
 from raydask.wire.framing import encode
@@ -49,6 +55,8 @@ if TYPE_CHECKING:
 
 _ERROR = int(ValueKind.ERROR)
 _STORED = int(ValueKind.STORED)
+_IN_STORE = (_STORED, int(ValueKind.SPILLED))
+_WITH_NODE = int(ValueKind.ELSEWHERE)
 _ELSEWHERE = int(TaskStatus.ELSEWHERE)
 _RECONNECT_SECONDS = 2.0
 
@@ -61,6 +69,7 @@ class _Route:
         "cause",
         "connection",
         "incarnation",
+        "is_distant",
         "known",
         "located",
         "queue",
@@ -73,6 +82,8 @@ class _Route:
         self.actor_id = actor_id
         self.queue = CallQueue()
         self.connection: BlockingConnection | None = None
+        self.is_distant = False
+        """Whether the actor is on another node."""
         self.known: set[int] = set()
         self.located: ActorLocated | None = None
         self.unsent = 0
@@ -98,6 +109,8 @@ class ActorCaller:
         self._dirty: dict[ActorID, _Route] = {}
         self._templates: dict[int, TaskTemplate] = {}
         self._promised: set[ObjectID] = set()
+        self._distant: dict[ActorID, _Route] = {}
+        """Those of the routes that have led to other nodes."""
 
     def register_template(self, template: TaskTemplate) -> int:
         """Return the number of a method's template."""
@@ -239,7 +252,7 @@ class ActorCaller:
                     call.task_id,
                     call.template,
                     call.data,
-                    call.values,  # type: ignore[arg-type]  # all have come
+                    _readable(call.values, route.is_distant),
                     call.borrowed,
                     depth,
                     retries=call.retries,
@@ -258,8 +271,11 @@ class ActorCaller:
     def _on_message(self, route: _Route, message: Results) -> None:
         for result in message.results:
             with self._lock:
+                is_elsewhere = result.status == _ELSEWHERE
+                if is_elsewhere and route.is_distant and self._still_comes(result.task_id):
+                    continue
                 call = route.queue.answered(result.task_id)
-            if call is None or result.status == _ELSEWHERE:
+            if call is None or is_elsewhere:
                 continue
             if result.retryable and call.retries:
                 if call.retries > 0:
@@ -282,12 +298,28 @@ class ActorCaller:
         if abandoned:
             abandoned.difference_update([value.object_id for value in values])
 
-    def on_values(self, values: list[ObjectValue]) -> None:
-        """Note which of the node's values are results of calls: it holds them for us now."""
+    def _still_comes(self, task_id: TaskID) -> bool:
+        """Say whether the node has yet to bring what a distant actor has returned."""
         references = self._session.references
-        if references.private or references.abandoned or self._promised:
-            references.came_by_node([value.object_id for value in values])
-            self._promised.difference_update([value.object_id for value in values])
+        object_id = return_id(task_id, 0)
+        with references.lock:
+            unknown = object_id in references.private or object_id in references.abandoned
+        return unknown or object_id in self._promised
+
+    def came_by_node(self, object_ids: list[ObjectID]) -> None:
+        """Note which of these are results of calls: the node has them, and holds them for us."""
+        references = self._session.references
+        if not (references.private or references.abandoned or self._promised):
+            return
+        references.came_by_node(object_ids)
+        with self._lock:
+            self._promised.difference_update(object_ids)
+            for route in self._distant.values():
+                # Before the answer or after it: from here on the call has its values.
+                for object_id in object_ids:
+                    route.queue.answered(task_of(object_id))
+                if route.queue.has_sendable:
+                    self._send(route)
 
     def keep_promise(self, value: ObjectValue) -> None:
         """Put the value, if it is one that was promised and has not been put."""
@@ -322,8 +354,13 @@ class ActorCaller:
 
     def _connect(self, route: _Route, message: ActorLocated) -> None:
         self._disconnect(route)
+        welcome = self._session.welcome
+        is_distant = message.host not in (0, welcome.node)
         try:
-            connection = connect_unix(message.address)
+            if is_distant:
+                connection = connect_unix(os.path.join(welcome.session, NODE_SOCKET))
+            else:
+                connection = connect_unix(message.address)
         except OSError:
             return  # it has died since; the node will say what becomes of it
         self._fail(
@@ -332,11 +369,15 @@ class ActorCaller:
             "give the actor max_task_retries to have such calls sent again",
         )
         route.connection = connection
+        route.is_distant = is_distant
+        if is_distant:
+            self._distant[route.actor_id] = route
         route.located = message
         route.incarnation = message.incarnation
         route.known = set()
-        process = self._session.welcome.process
-        connection.send_message(Hello("caller", 0, process=process))
+        if is_distant:
+            connection.send_message(Hello("call", 0, process=message.process, node=message.host))
+        connection.send_message(Hello("caller", 0, process=welcome.process, node=welcome.node))
         self._session.hub.register(
             connection, partial(self._on_message, route), partial(self._on_lost, route)
         )
@@ -409,3 +450,14 @@ class ActorCaller:
                 if route.connection is not None:
                     route.connection.close()
             self._routes.clear()
+
+
+def _readable(values: list[ObjectValue | None], is_distant: bool) -> list[ObjectValue]:
+    """Return a call's values, which have all come, as the actor can read them."""
+    come: list[ObjectValue] = values  # type: ignore[assignment]  # see above
+    if not is_distant or not come:
+        return come
+    return [
+        ObjectValue(value.object_id, _WITH_NODE) if value.kind in _IN_STORE else value
+        for value in come
+    ]

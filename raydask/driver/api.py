@@ -16,9 +16,10 @@ from raydask.driver.remote_function import RemoteFunction
 from raydask.driver.session import Session, current_session, find_session, install_session
 from raydask.errors import ClusterUnavailableError, UsageError
 from raydask.ids import ActorID, is_put, task_of
-from raydask.task import in_units
 
 _ABSENT: Any = object()
+_RESOURCE_DIGITS = 4
+"""Amounts of resources are multiples of 1 / `RESOURCE_UNIT`."""
 
 
 class ClusterContext(dict[str, Any]):
@@ -116,6 +117,7 @@ def init(
     session.supervised = supervised
     atexit.register(shutdown)
     announce_to_dask()
+    _prefer_dask_shuffles_by_tasks(address)
     return _context(session)
 
 
@@ -128,6 +130,18 @@ def announce_to_dask() -> None:
         from raydask.compat.dask import register_name
 
         register_name()
+
+
+def _prefer_dask_shuffles_by_tasks(address: str | None) -> None:
+    from raydask.compat.dask.shuffles import preference
+
+    preference.begin(joined=address is not None)
+
+
+def _forget_dask_shuffles() -> None:
+    from raydask.compat.dask.shuffles import preference
+
+    preference.end()
 
 
 def _join(folder: str, namespace: str, log_to_driver: bool) -> Session:
@@ -178,6 +192,7 @@ def shutdown() -> None:
     except (ClusterUnavailableError, OSError):
         pass  # it is gone already, which is what was wanted
     install_session(None)
+    _forget_dask_shuffles()
     session.close()
     if session.supervised is not None:
         session.supervised.stop()
@@ -444,19 +459,30 @@ def nodes() -> list[dict[str, Any]]:
         With the node's number, whether it is alive, its resources and what of them is
         available, the bytes of its object store and how many are used, the number of tasks
         and objects that it knows, of tasks that are queued for its resources and of those that
-        no node can run, of workers and drivers, and the folder of its session.
+        no node can run, of workers and drivers, and the folder of its session.  Of other nodes
+        than the one that this process is connected to it is what they last reported, once a
+        second.
     """
     return current_session().request("nodes", None, list[dict[str, Any]])
 
 
 def cluster_resources() -> dict[str, float]:
     """Return the resources of all nodes together; memory is in bytes."""
-    return in_units(current_session().request("resources", True, dict[str, int]))
+    return _summed("resources")
 
 
 def available_resources() -> dict[str, float]:
     """Return what of the resources is free now."""
-    return in_units(current_session().request("resources", False, dict[str, int]))
+    return _summed("available")
+
+
+def _summed(which: str) -> dict[str, float]:
+    summed: dict[str, float] = {}
+    for node in nodes():
+        if node["alive"]:
+            for name, amount in node[which].items():
+                summed[name] = round(summed.get(name, 0.0) + amount, _RESOURCE_DIGITS)
+    return summed
 
 
 def get_runtime_context() -> RuntimeContext:

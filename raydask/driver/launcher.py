@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,21 +25,49 @@ from raydask.errors import ClusterUnavailableError, StartError, UsageError
 from raydask.session_folder import (
     ENDPOINT,
     NODE_SOCKET,
+    SECRET,
+    is_joined,
     is_running,
     new_session_folder,
     running_sessions,
     sessions_root,
 )
-from raydask.version import VERSION
 from raydask.wire.connection import BlockingConnection, connect_unix
 from raydask.wire.endpoint import Endpoint, looks_like_endpoint, parse_endpoint
-from raydask.wire.handshake import await_welcome
+from raydask.wire.handshake import await_welcome, versions_here
 from raydask.wire.messages import Hello, Welcome
 
 _log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0
 _SECRET = re.compile(r"[\w\-+/=.]{16,256}", re.ASCII)
+
+
+class Network(NamedTuple):
+    """What other machines have to do with a session.
+
+    Attributes
+    ----------
+    head : Endpoint or None
+        Of the cluster that its node joins; None: the session begins one.
+    host : str
+        Where it listens.  Empty: on no network; with a `head`, at the address that faces it.
+    port, link_port, data_port : int
+        As in ``SessionOptions``.
+    detached, by_command : bool
+        As in ``SessionOptions``.
+    secret : str
+        Empty: as the environment has it, or a session of the cluster on this machine.
+    """
+
+    head: Endpoint | None = None
+    host: str = ""
+    port: int = 0
+    link_port: int = 0
+    data_port: int = 0
+    detached: bool = False
+    by_command: bool = False
+    secret: str = ""
 
 
 def session_options(
@@ -49,7 +77,9 @@ def session_options(
     object_store_memory: int | None,
     num_redis_shards: Any,
     *,
-    listen: Endpoint | None = None,
+    labels: Mapping[str, str] | None = None,
+    network: Network | None = None,
+    redis_address: str = "",
 ) -> SessionOptions:
     """Return the options of a new session, whose folder is made.
 
@@ -57,8 +87,12 @@ def session_options(
     ----------
     num_cpus, num_gpus, resources, object_store_memory, num_redis_shards
         As for `raydask.init`.
-    listen : Endpoint, optional
-        Where it is reached from a network; it outlives whoever starts it then.
+    labels : mapping of str to str, optional
+        Of the node.
+    network : Network, optional
+        What other machines have to do with it; nothing, if not given.
+    redis_address : str
+        As in ``SessionOptions``.
 
     Raises
     ------
@@ -79,13 +113,13 @@ def session_options(
     if not isinstance(num_redis_shards, int) or not 1 <= num_redis_shards <= 64:
         raise UsageError(f"num_redis_shards must be from 1 to 64, not {num_redis_shards!r}")
     config = from_environment()
-    secret = secret_from_environment()
-    if listen is not None and not listen.is_loopback and not secret:
-        raise UsageError(
-            f"at {listen.host} other machines can reach the cluster, and only a secret that they "
-            "share protects it: set RAYDASK_SECRET on all of them, to what `python3 -c 'import "
-            "secrets; print(secrets.token_hex(16))'` prints, say"
-        )
+    password = os.environ.get("RAYDASK_REDIS_PASSWORD", "") if redis_address else ""
+    if redis_address:
+        from raydask.control.control_place import parse_place
+
+        parse_place(redis_address, "", password)  # what is wrong with it is to be said now
+    network = network or Network()
+    secret = network.secret or _secret_for(network)
     return SessionOptions(
         folder=str(new_session_folder()),
         num_cpus=num_cpus,
@@ -94,11 +128,52 @@ def session_options(
         object_store_memory=object_store_memory,
         num_redis_shards=num_redis_shards,
         config=config,
-        detached=listen is not None,
-        host="" if listen is None else listen.host,
-        port=0 if listen is None else listen.port,
+        labels={str(name): str(value) for name, value in (labels or {}).items()},
+        detached=network.detached,
+        by_command=network.by_command,
+        head="" if network.head is None else str(network.head),
+        host=network.host,
+        port=network.port,
+        link_port=network.link_port,
+        data_port=network.data_port,
         secret=secret,
+        redis_address=redis_address,
+        redis_password=password,
     )
+
+
+def _secret_for(network: Network) -> str:
+    if network.head is not None:
+        return secret_of_cluster(network.head)
+    secret = secret_from_environment()
+    if network.host and not Endpoint(network.host, 0).is_loopback and not secret:
+        raise UsageError(
+            f"at {network.host} other machines can reach the cluster, and only a secret that they "
+            "share protects it: set RAYDASK_SECRET on all of them, to what `python3 -c 'import "
+            "secrets; print(secrets.token_hex(16))'` prints, say"
+        )
+    return secret
+
+
+def secret_of_cluster(head: Endpoint) -> str:
+    """Return a cluster's secret: from the environment, or a session of the cluster's here.
+
+    Raises
+    ------
+    UsageError
+        There is none, or it makes no sense.
+    """
+    secret = secret_from_environment()
+    sessions = [] if secret else sessions_of_cluster(head)
+    if sessions:
+        secret = secret_of_session(str(sessions[0]))
+    if not secret:
+        raise UsageError(
+            f"RAYDASK_SECRET is not set, and no node of a cluster at {head} runs on this machine "
+            "for this user: is that where its head listens?  If so, set RAYDASK_SECRET to that of "
+            "the head, which has it in the file `secret` of its session's folder"
+        )
+    return secret
 
 
 def secret_from_environment() -> str:
@@ -118,8 +193,16 @@ def secret_from_environment() -> str:
     return secret
 
 
+def secret_of_session(folder: str) -> str:
+    """Return the secret of a session of this user's; empty where it has just ended."""
+    try:
+        return (Path(folder) / SECRET).read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def endpoint_of_session(folder: str) -> str:
-    """Return where a session's global scheduler listens; empty where it does not."""
+    """Return where the cluster of a session is reached; empty where it is on no network."""
     try:
         return (Path(folder) / ENDPOINT).read_text()
     except FileNotFoundError:
@@ -137,6 +220,12 @@ class Supervised:
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._said = b""
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process identifier; 0 when it has ended, or has been let go."""
+        return 0 if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Start the session and wait until it is up.
@@ -157,27 +246,27 @@ class Supervised:
         self._process.stdin.flush()
         import cloudpickle  # noqa: F401  what the first function needs, while the session starts
 
-        answer = self._read_line(time.monotonic() + self._options.config.start_timeout)
+        answer = self._read_line(self._options.config.start_timeout)
         if answer.get("error"):
             self.stop()
             raise StartError(answer["error"])
         for text in answer.get("warnings", ()):
             _log.warning("%s", text)
 
-    def _read_line(self, deadline: float) -> dict[str, Any]:
+    def _read_line(self, seconds: float | None) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        text = b""
-        while not text.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                seconds = self._options.config.start_timeout
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while b"\n" not in self._said:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([descriptor], [], [], left)[0]:
                 return {"error": f"the session was not up after {seconds:g} s; see its logs"}
             piece = os.read(descriptor, 65536)
             if not piece:
-                return {"error": "the supervisor process died while it started the session"}
-            text += piece
-        answer: dict[str, Any] = msgspec.json.decode(text)
+                return {"error": "the supervisor process died"}
+            self._said += piece
+        line, _, self._said = self._said.partition(b"\n")
+        answer: dict[str, Any] = msgspec.json.decode(line)
         return answer
 
     def let_go(self) -> None:
@@ -189,18 +278,31 @@ class Supervised:
         process.returncode = 0  # nobody here waits for it
         self._process = None
 
+    def wait(self) -> str:
+        """Wait until the session has ended; return why, empty if it was told to."""
+        answer = self._read_line(None)
+        self.stop()
+        reason: str = answer["error"] if "error" in answer else answer["ended"]
+        return reason
+
+    def ask_to_end(self) -> None:
+        """Have the session end; `stop` waits for that."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+
     def stop(self) -> None:
         """End the session and wait until nothing of it is left."""
         process = self._process
         if process is None:
             return
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.close()
+        self.ask_to_end()
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdout is not None
         process.stdout.close()
         self._process = None
 
@@ -240,14 +342,26 @@ def find_address(address: str) -> str:
 
 
 def _find_local_node(endpoint: Endpoint) -> str:
-    wanted = str(endpoint)
-    for session in running_sessions():
-        if endpoint_of_session(str(session)) == wanted:
-            return str(session)
+    sessions = sessions_of_cluster(endpoint)
+    if sessions:
+        return str(sessions[0])
     raise ClusterUnavailableError(
         f"no node of a cluster at {endpoint} runs on this machine for this user; a program joins "
-        "through a node of its own machine"
+        f"through a node of its own machine: start one with `raydask start --address {endpoint}`"
     )
+
+
+def sessions_of_cluster(endpoint: Endpoint) -> list[Path]:
+    """Return the folders of this user's sessions that are nodes of a cluster, on this machine.
+
+    The head's is the first, if it is here; of the others, the one that was started last.
+    """
+    found = []
+    for session in running_sessions():
+        listens = endpoint_of_session(str(session))
+        if listens and parse_endpoint(listens).is_reached_at(endpoint):
+            found.append(session)
+    return sorted(found, key=is_joined)
 
 
 def connect(
@@ -264,16 +378,23 @@ def connect(
         connection = connect_unix(os.path.join(folder, NODE_SOCKET))
     except OSError as error:
         raise ClusterUnavailableError(f"no node answers in {folder}: {error}") from error
+    import cloudpickle  # noqa: F401  whose version the node compares
+
+    versions = versions_here()
     hello = Hello(
         "driver",
         os.getpid(),
-        VERSION,
-        f"{sys.version_info.major}.{sys.version_info.minor}",
+        versions.pop("raydask"),
+        versions.pop("Python"),
         namespace=namespace,
         search_path=[os.path.abspath(entry or ".") for entry in sys.path],
         folder=os.getcwd(),
         entry_point=sys.argv[0] if sys.argv else "",
         log_to_driver=log_to_driver,
+        others=versions,
     )
     connection.send_message(hello)
-    return connection, await_welcome(connection)
+    welcome = await_welcome(connection)
+    if welcome.warning:
+        _log.warning("%s", welcome.warning)
+    return connection, welcome

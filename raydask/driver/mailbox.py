@@ -70,7 +70,8 @@ class Mailbox:
 
     def mark_ready(self, object_ids: list[ObjectID]) -> None:
         """Note that the node has these objects."""
-        self.ready.update(object_ids)
+        counts = self._references.counts
+        self.ready.update([object_id for object_id in object_ids if object_id in counts])
         self.watched.difference_update(object_ids)
 
     def to_request(self, object_ids: list[ObjectID]) -> list[ObjectID]:
@@ -154,6 +155,11 @@ class Mailbox:
             waiter(value)
         del use
         return True
+
+    def awaited(self, object_ids: list[ObjectID]) -> list[ObjectID]:
+        """Return those of the objects whose values somebody is to be called back with."""
+        with self._references.lock:
+            return [object_id for object_id in object_ids if object_id in self._callbacks]
 
     def fail_all(self, error: bytes, kind: int) -> None:
         """Give everything that is awaited this serialized error: the node is gone."""

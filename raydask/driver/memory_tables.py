@@ -129,6 +129,8 @@ def in_words(holder: Holder) -> str:
         return f"driver {holder.pid}"  # its program is in the table of processes
     if holder.role == "worker":
         return f"worker {holder.pid} ({name})" if name else f"worker {holder.pid}"
+    if holder.role == "node":
+        return f"node {name}"
     if holder.role == "object":
         return f"object {holder.id}"
     if holder.role == "function":

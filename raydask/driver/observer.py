@@ -25,11 +25,13 @@ from raydask.wire.guard import connect_guarded
 from raydask.wire.handshake import await_welcome
 from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.messages import Hello, Reply, Request
+from raydask.wire.status import NodeStatus
 from raydask.wire.tls import client_tls
 
 T = TypeVar("T")
 
 _ANSWER_SECONDS = 60.0
+_CLOSE_SECONDS = 1.0
 
 
 def ask_node(folder: str, operation: str, payload: object, result: type[T]) -> T:
@@ -72,6 +74,35 @@ def ask_node(folder: str, operation: str, payload: object, result: type[T]) -> T
     return msgspec.msgpack.decode(reply.payload, type=result)
 
 
+def drain_node(folder: str, seconds: float, *, by_owner: bool = False) -> str:
+    """Let the node whose session folder this is leave; return what it waits for.
+
+    It may be asked again: the earliest deadline counts.
+
+    Parameters
+    ----------
+    folder : str
+    seconds : float
+        After which it goes with what there is.
+    by_owner : bool
+        Whether the session is one that the asking program has started.
+
+    Raises
+    ------
+    UsageError
+        The session is another program's.
+    ClusterUnavailableError
+        Nobody answers there.
+    """
+    return ask_node(folder, "drain", (seconds, by_owner), str)
+
+
+def number_of_node(folder: str) -> int:
+    """Return the number of the node whose session folder this is; see `ask_node`."""
+    nodes = ask_node(folder, "nodes", None, list[NodeStatus])
+    return next(status.node for status in nodes if status.session == folder)
+
+
 def ask_cluster(
     endpoint: Endpoint, secret: str, operation: str, payload: object, result: type[T]
 ) -> T:
@@ -91,12 +122,14 @@ def ask_cluster(
 
 async def _exchange(endpoint: Endpoint, secret: str, request: Request) -> Reply:
     answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    lost = asyncio.Event()
 
     def on_message(protocol: FrameProtocol, message: object) -> None:
         if isinstance(message, Reply) and not answered.done():
             answered.set_result(message)
 
     def on_lost(protocol: FrameProtocol, error: BaseException | None) -> None:
+        lost.set()
         if not answered.done():
             answered.set_exception(ConnectionError(f"it went away: {error}"))
 
@@ -110,6 +143,8 @@ async def _exchange(endpoint: Endpoint, secret: str, request: Request) -> Reply:
         return await asyncio.wait_for(answered, _ANSWER_SECONDS)
     finally:
         protocol.close()
+        # With TLS both ends say goodbye; a loop that ends before leaves the socket open.
+        await asyncio.wait([asyncio.ensure_future(lost.wait())], timeout=_CLOSE_SECONDS)
 
 
 def _await_reply(connection: BlockingConnection) -> Reply:

@@ -9,13 +9,23 @@ from typing import Any
 from raydask.errors import UsageError
 from raydask.ids import FunctionID
 from raydask.pickling import code_dumps
+from raydask.placement import Strategy, is_of_group
 from raydask.task import RESOURCE_UNIT, ActorOptions, TaskKind, TaskTemplate
 
 CPU = "CPU"
 GPU = "GPU"
 MEMORY = "memory"
 
-_COMMON = ("num_cpus", "num_gpus", "memory", "enforce_memory", "resources", "name", "priority")
+_COMMON = (
+    "num_cpus",
+    "num_gpus",
+    "memory",
+    "enforce_memory",
+    "resources",
+    "name",
+    "priority",
+    "scheduling_strategy",
+)
 TASK_OPTIONS = frozenset(
     (*_COMMON, "num_returns", "max_retries", "max_calls", "retry_exceptions", "timeout")
 )
@@ -78,7 +88,52 @@ def resources_of(options: Mapping[str, Any], default_cpus: float) -> dict[str, i
         if name in (CPU, GPU, MEMORY):
             raise UsageError(f"give {name} by num_cpus, num_gpus or memory, not in resources")
         wanted[str(name)] = _number({name: amount}, name, 0)
+    return _in_steps(wanted)
+
+
+def _in_steps(wanted: Mapping[str, float]) -> dict[str, int]:
+    for name in wanted:
+        if is_of_group(name):
+            raise UsageError(
+                f"the resource {name!r} is called as those of placement groups are; "
+                "PlacementGroupSchedulingStrategy uses them"
+            )
     return {name: round(amount * RESOURCE_UNIT) for name, amount in wanted.items() if amount}
+
+
+def bundle_of(amounts: Any) -> dict[str, int]:
+    """Return what a placement group's bundle reserves, in steps of 1 / ``RESOURCE_UNIT``.
+
+    Raises
+    ------
+    UsageError
+        It is no mapping of names to amounts, or reserves nothing.
+    """
+    if not isinstance(amounts, Mapping):
+        raise UsageError(f"a bundle is a dict of resources to amounts, not {amounts!r}")
+    bundle = _in_steps({str(name): _number(amounts, name, 0) for name in amounts})
+    if not bundle:
+        raise UsageError(f"a bundle reserves something, unlike {amounts!r}")
+    return bundle
+
+
+def _placed(
+    options: Mapping[str, Any], resources: dict[str, int]
+) -> tuple[dict[str, int], Strategy | None]:
+    """Return what is asked for of whatever node the strategy allows, and the strategy."""
+    value = options.get("scheduling_strategy")
+    if value is None or value == "DEFAULT":
+        return resources, None
+    if value == "SPREAD":
+        return resources, Strategy("SPREAD")
+    from raydask.driver.strategies import SchedulingStrategy  # for programs that use one
+
+    if not isinstance(value, SchedulingStrategy):
+        raise UsageError(
+            'scheduling_strategy is "DEFAULT", "SPREAD" or one of '
+            f"raydask.util.scheduling_strategies, not {value!r}"
+        )
+    return value.applied_to(resources)
 
 
 def _enforced_memory(options: Mapping[str, Any]) -> int:
@@ -124,12 +179,13 @@ def task_template(
     if not isinstance(given, str):
         raise UsageError(f"name must be a string, not {given!r}")
     enforced = _enforced_memory(options)
+    resources, strategy = _placed(options, resources_of(options, 1))
     return TaskTemplate(
         function_id,
         given or name,
         TaskKind.NORMAL,
         num_returns=_count(options, "num_returns", 1, 0),
-        resources=resources_of(options, 1),
+        resources=resources,
         # What has taken too much once mostly does so again.
         max_retries=_count(options, "max_retries", 0 if enforced else 3, -1),
         retry_exceptions=_retry_exceptions(options),
@@ -137,6 +193,7 @@ def task_template(
         priority=_count(options, "priority", 0, -1_000_000),
         max_calls=_count(options, "max_calls", 0, 0),
         enforced_memory=enforced,
+        strategy=strategy,
         **fixed,
     )
 
@@ -163,11 +220,12 @@ def actor_template(
         raise UsageError(f"an actor's name must be a string, not {name!r}")
     if options.get("get_if_exists") and not name:
         raise UsageError("get_if_exists needs a name to look for: options(name=…)")
+    resources, strategy = _placed(options, resources_of(options, 0))
     return TaskTemplate(
         function_id,
         class_name,
         TaskKind.ACTOR_CREATION,
-        resources=resources_of(options, 0),
+        resources=resources,
         max_retries=0,
         priority=_count(options, "priority", 0, -1_000_000),
         actor=ActorOptions(
@@ -181,6 +239,7 @@ def actor_template(
             get_if_exists=bool(options.get("get_if_exists")),
         ),
         enforced_memory=_enforced_memory(options),
+        strategy=strategy,
     )
 
 

@@ -84,6 +84,9 @@ class RemoteFunction:
             Higher goes first.
         timeout : float
             Seconds that it may run.
+        scheduling_strategy : str or strategy
+            Where it runs: ``"DEFAULT"``, ``"SPREAD"`` (on all nodes in turn), or one of
+            `raydask.util.scheduling_strategies`.
 
         Raises
         ------

@@ -12,7 +12,6 @@ to give back when its thread blocks.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -26,6 +25,7 @@ from raydask.driver.exports import Exports
 from raydask.driver.mailbox import Mailbox
 from raydask.driver.object_ref import ObjectRef, new_ref
 from raydask.driver.outbox import Outbox
+from raydask.driver.printing import print_lines, print_notice
 from raydask.driver.references import ReferenceTable, Use
 from raydask.driver.replies import OnReply, Replies
 from raydask.driver.values import ValueCodec
@@ -136,8 +136,8 @@ class Session:
             Values: self._on_values,
             Ready: self._on_ready,
             Reply: self._replies.deliver,
-            LogLines: _print_lines,
-            Notice: _print_notice,
+            LogLines: print_lines,
+            Notice: print_notice,
             Progress: self._on_progress,
             ActorLocated: self.actors.on_located,
         }
@@ -302,6 +302,20 @@ class Session:
             result = self.codec.read_all(values, writable, copy)
             del uses  # the views have uses of their own
             return result
+        finally:
+            self.mailbox.taken(ids)
+
+    def locate(self, object_ids: Sequence[ObjectID]) -> tuple[list[ObjectValue], list[Use]]:
+        """Return where objects are, in order, and what keeps the stored ones there.
+
+        Raises
+        ------
+        ClusterUnavailableError
+            The node is gone.
+        """
+        ids = list(object_ids)
+        try:
+            return self._await_values(ids, None)
         finally:
             self.mailbox.taken(ids)
 
@@ -527,11 +541,17 @@ class Session:
     # --- incoming -------------------------------------------------------------------------
 
     def _on_values(self, message: Values) -> None:
-        self.actors.on_values(message.values)
+        self.actors.came_by_node([value.object_id for value in message.values])
         self.mailbox.deliver(message.values)
 
     def _on_ready(self, message: Ready) -> None:
-        self.mailbox.mark_ready(message.object_ids)
+        object_ids = message.object_ids
+        self.actors.came_by_node(object_ids)
+        self.mailbox.mark_ready(object_ids)
+        # A result of a call that the node has now may be awaited already.
+        missing = self.mailbox.to_request(self.mailbox.awaited(object_ids))
+        if missing:
+            self.outbox.add(Get(missing, False, []))
 
     def _on_progress(self, message: Progress) -> None:
         for task_id, step in message.steps:
@@ -540,21 +560,6 @@ class Session:
                 if step:
                     del self.observers[task_id]
                 observer(task_id, step)
-
-
-def _print_lines(message: LogLines) -> None:
-    for line in message.lines:
-        stream = sys.stderr if line.stream == "stderr" else sys.stdout
-        if stream is None:
-            continue  # a program without a terminal may have closed it
-        # In one write: print() would make two of an unbuffered stream, and the program's own
-        # threads print too.
-        stream.write(f"({line.name} pid={line.pid}) {line.text}\n")
-        stream.flush()
-
-
-def _print_notice(message: Notice) -> None:
-    print(f"raydask: {message.text}", file=sys.stderr, flush=True)
 
 
 # --- the current session ---------------------------------------------------------------------

@@ -29,7 +29,7 @@ def print_status(console: Console, nodes: Sequence[NodeStatus]) -> None:
         table.add_column(column, justify="right" if right else "left")
     for node in nodes:
         table.add_row(
-            str(node.node),
+            str(node.node) if node.alive else f"{node.node} (away)",
             _used(node),
             f"{size(node.object_store_used)} of {size(node.object_store_memory)}",
             str(node.tasks),

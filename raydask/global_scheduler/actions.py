@@ -21,4 +21,16 @@ class Persist(msgspec.Struct, frozen=True, gc=False):
     """
 
 
-Action = Send | Persist
+class Disconnect(msgspec.Struct, frozen=True, gc=False):
+    """End a node's connection, once it has been sent all that was said before."""
+
+    node: NodeNumber
+
+
+class WakeAfter(msgspec.Struct, frozen=True, gc=False):
+    """Say that the clock has ticked in so many seconds, whatever happens until then."""
+
+    seconds: float
+
+
+Action = Send | Persist | Disconnect | WakeAfter

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 import msgspec
 
-from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry
-from raydask.ids import ActorID, NodeNumber
-from raydask.wire.messages import ActorState, Heartbeat, PassedUp, RegisterNode
+from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, PlacementGroupEntry
+from raydask.ids import ActorID, NodeNumber, PlacementGroupID, TaskID
+from raydask.placement import Strategy
+from raydask.wire.messages import (
+    ActorState,
+    CreateGroup,
+    Heartbeat,
+    PassedUp,
+    RegisterNode,
+    ShapeDemand,
+)
 
 
 class EntriesReread(msgspec.Struct, frozen=True, gc=False):
@@ -18,13 +26,18 @@ class EntriesReread(msgspec.Struct, frozen=True, gc=False):
     nodes: list[NodeEntry]
     actors: list[ActorEntry]
     names: list[NamedActorEntry]
+    groups: list[PlacementGroupEntry] = []
 
 
 class NodeRegistered(msgspec.Struct, frozen=True, gc=False):
-    """A node has joined, or has come back on a new connection."""
+    """A node has joined, or has come back on a new connection.
+
+    ``head`` says that it is the node of the global scheduler's own machine.
+    """
 
     node: NodeNumber
     message: RegisterNode
+    head: bool = False
 
 
 class LoadReported(msgspec.Struct, frozen=True, gc=False):
@@ -40,11 +53,40 @@ class NodeLost(msgspec.Struct, frozen=True, gc=False):
     node: NodeNumber
 
 
+class NodeComplained(msgspec.Struct, frozen=True, gc=False):
+    """A node cannot reach another."""
+
+    node: NodeNumber
+    about: NodeNumber
+    cause: str
+
+
+class NodeLeaves(msgspec.Struct, frozen=True, gc=False):
+    """A node leaves; with `done` it wants to be let go."""
+
+    node: NodeNumber
+    done: bool
+
+
+class DemandsStated(msgspec.Struct, frozen=True, gc=False):
+    """A node says what it would have others run; see ``messages.Demands``."""
+
+    node: NodeNumber
+    demands: list[ShapeDemand]
+
+
 class TasksPassedUp(msgspec.Struct, frozen=True, gc=False):
     """A node wants to know where tasks shall run."""
 
     node: NodeNumber
     tasks: list[PassedUp]
+
+
+class TasksWithdrawn(msgspec.Struct, frozen=True, gc=False):
+    """Tasks that the node has passed up want no place any more."""
+
+    node: NodeNumber
+    task_ids: list[TaskID]
 
 
 class ActorRequested(msgspec.Struct, frozen=True, gc=False):
@@ -60,6 +102,7 @@ class ActorRequested(msgspec.Struct, frozen=True, gc=False):
     max_restarts: int
     detached: bool
     job: int
+    strategy: Strategy | None = None
 
 
 class ActorReported(msgspec.Struct, frozen=True, gc=False):
@@ -93,6 +136,44 @@ class NameAsked(msgspec.Struct, frozen=True, gc=False):
     namespace: str
 
 
+class GroupRequested(msgspec.Struct, frozen=True, gc=False):
+    """A process wants a placement group; see ``messages.CreateGroup``."""
+
+    node: NodeNumber
+    message: CreateGroup
+
+
+class GroupRemovalRequested(msgspec.Struct, frozen=True, gc=False):
+    """A process wants a placement group no more; `number` comes back in the answer."""
+
+    node: NodeNumber
+    number: int
+    group_id: PlacementGroupID
+
+
+class GroupsAsked(msgspec.Struct, frozen=True, gc=False):
+    """A process wants to know which placement groups there are."""
+
+    node: NodeNumber
+    number: int
+
+
+class ReservationAnswered(msgspec.Struct, frozen=True, gc=False):
+    """A node has reserved bundles or has refused; see ``messages.BundlesReserved``."""
+
+    node: NodeNumber
+    group_id: PlacementGroupID
+    attempt: int
+    accepted: bool
+
+
+class JobEnded(msgspec.Struct, frozen=True, gc=False):
+    """A job of the node's has ended."""
+
+    node: NodeNumber
+    job: int
+
+
 class ClockTicked(msgspec.Struct, frozen=True, gc=False):
     """Some time has passed."""
 
@@ -102,10 +183,19 @@ Event = (
     | NodeRegistered
     | LoadReported
     | NodeLost
+    | NodeComplained
+    | NodeLeaves
+    | DemandsStated
     | TasksPassedUp
+    | TasksWithdrawn
     | ActorRequested
     | ActorReported
     | NameClaimed
     | NameAsked
+    | GroupRequested
+    | GroupRemovalRequested
+    | GroupsAsked
+    | ReservationAnswered
+    | JobEnded
     | ClockTicked
 )

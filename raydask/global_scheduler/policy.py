@@ -43,6 +43,33 @@ def node_for_actor(
     return best_node(nodes, wanted)
 
 
+def spread_node(nodes: Iterable[NodeRecord], wanted: Mapping[str, int]) -> NodeRecord | None:
+    """Return a feasible node for what shall be spread: where it fits, and the longest ago."""
+    feasible = (node for node in nodes if is_feasible(node, wanted))
+    return min(
+        feasible,
+        key=lambda node: (not fits(node, wanted), node.queued, node.turn, node.number),
+        default=None,
+    )
+
+
+def group_node(nodes: Iterable[NodeRecord], wanted: Mapping[str, int]) -> NodeRecord | None:
+    """Return the feasible node with most of what is wanted left; None if there is none."""
+    feasible = (node for node in nodes if is_feasible(node, wanted))
+    return min(feasible, key=lambda node: (_share_with(node, wanted), node.number), default=None)
+
+
+def _share_with(node: NodeRecord, wanted: Mapping[str, int]) -> float:
+    """Return the largest share in use of any resource that is wanted, with this there too."""
+    total, available = node.total, node.available
+    shares = [
+        (total[name] - available.get(name, 0) + amount) / total[name]
+        for name, amount in wanted.items()
+        if amount
+    ]
+    return max(shares, default=0.0)
+
+
 def note_placement(node: NodeRecord, wanted: Mapping[str, int]) -> None:
     """Correct the node's last report by something that was placed there."""
     if not fits(node, wanted):

@@ -6,13 +6,17 @@ living need.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, encode
 from raydask.control.tables import ActorState as ActorStateName
 from raydask.control.write_behind_state import Journal
 from raydask.ids import ActorID, NodeNumber
-from raydask.wire.messages import Heartbeat
+from raydask.placement import ungrouped
+from raydask.task import in_units
+from raydask.wire.messages import ClusterView, Heartbeat
+from raydask.wire.status import NodeStatus
 
 
 class RereadJournal(Journal, Protocol):
@@ -36,19 +40,32 @@ class NodeRecord:
     queue_seconds : float
     reported : Heartbeat
         The last one, as it came.
+    link, data : str
+        Where other nodes connect to it; empty where they cannot.
+    versions : dict of str to str
+        What its processes run; empty until it has registered here.
+    reserved : dict of str to int
+        What placement groups have of its total.
+    turn : int
+        Counts what was spread: this, when the node had its last of it.
     lost_at : float or None
         When the connection ended; None while there is one.
     """
 
     __slots__ = (
         "available",
+        "data",
         "entry",
+        "link",
         "lost_at",
         "number",
         "queue_seconds",
         "queued",
         "reported",
+        "reserved",
         "total",
+        "turn",
+        "versions",
     )
 
     def __init__(self, entry: NodeEntry, total: dict[str, int]) -> None:
@@ -59,6 +76,11 @@ class NodeRecord:
         self.queued = 0
         self.queue_seconds = 0.0
         self.reported = Heartbeat(entry.number, {}, 0, 0.0, 0)
+        self.link = ""
+        self.data = ""
+        self.versions: dict[str, str] = {}
+        self.reserved: dict[str, int] = {}
+        self.turn = 0
         self.lost_at: float | None = None
 
     def document(self) -> bytes:
@@ -126,3 +148,38 @@ class ActorRecord:
     def document(self) -> bytes:
         """Return the entry's JSON."""
         return encode(self.entry)
+
+
+def status_of(node: NodeRecord, infeasible: int) -> NodeStatus:
+    """Return what is known of a node for people, with how much of its has no place."""
+    return NodeStatus(
+        node.number,
+        node.lost_at is None,
+        in_units(ungrouped(node.total)),
+        in_units(ungrouped(node.available)),
+        node.entry.object_store_bytes,
+        node.reported.store_used,
+        node.reported.tasks,
+        node.reported.objects,
+        node.queued,
+        infeasible,
+        node.reported.workers,
+        node.reported.drivers,
+        node.entry.address,
+        node.versions,
+        node.reported.sent,
+    )
+
+
+def view_of(nodes: Iterable[NodeRecord]) -> ClusterView:
+    """Return what every node is told of these."""
+    return ClusterView(
+        {
+            int(node.number): (
+                ungrouped(node.total),
+                ungrouped(node.available),
+                float(node.queued),
+            )
+            for node in nodes
+        }
+    )

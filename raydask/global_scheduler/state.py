@@ -2,17 +2,24 @@
 
 A node's life here::
 
-    (registers) --> connected --(connection ends)--> awaited --(5 s)--> DEAD, and forgotten
-                        ^                               |
-                        +---------(registers)-----------+
+    (registers) --> connected --(connection ends)--> awaited --(5 s)--> DEAD
+                        ^  |                            |                 ^
+                        |  |                            |                 |
+                        +--+--------(registers)---------+                 |
+                           +--(lost by another node, and has to go)-------+
+                           +--(says nothing for too long)-----------------+
 
 After a restart every node that the control state calls ALIVE is awaited.  An awaited node is
 given nothing new, but what it alone could run waits for it and is not called infeasible.
 
 Invariants
 ----------
-- A node is the authority on its actors.  That one is dead because its node is, is a
-  guess; a node that comes back with the actor corrects it.
+- What is dead stays dead: all nodes are told, and one that comes back all the same is told so
+  of itself (`GlobalScheduler.refusal_of`).  The head's node is awaited for ever: where it
+  ends, the whole session does.
+- A node is in the control state before other nodes are told where it is.
+- The node where an actor was made is the authority on it, wherever the actor lives.  That one is
+  dead because that node is, is a guess; a node that comes back with the actor corrects it.
 - What could not be placed is tried again whenever a node registers.  Requests can be
   repeated: after a restart nodes send again whatever was not answered.
 - Of dead actors the latest `DEAD_ACTORS_KEPT` are kept.
@@ -20,37 +27,53 @@ Invariants
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from raydask.control.tables import ActorEntry, NodeEntry
 from raydask.control.tables import ActorState as ActorStateName
 from raydask.global_scheduler import events
-from raydask.global_scheduler.actions import Action, Persist, Send
+from raydask.global_scheduler.actions import Action, Disconnect, Persist, Send, WakeAfter
+from raydask.global_scheduler.departures import Departures
+from raydask.global_scheduler.groups import GroupTable
+from raydask.global_scheduler.leases import Lessor
 from raydask.global_scheduler.names import NameTable
-from raydask.global_scheduler.policy import (
-    best_node,
-    describe_infeasible,
-    is_feasible,
-    node_for_actor,
-    note_placement,
+from raydask.global_scheduler.partings import Partings
+from raydask.global_scheduler.placing import Chooser, Refusal, Unplaced
+from raydask.global_scheduler.policy import note_placement
+from raydask.global_scheduler.records import (
+    ActorRecord,
+    NameRecord,
+    NodeRecord,
+    RereadJournal,
+    status_of,
+    view_of,
 )
-from raydask.global_scheduler.records import ActorRecord, NameRecord, NodeRecord, RereadJournal
+from raydask.global_scheduler.silences import Silences
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
+    HAS_LEFT,
     ActorFound,
     ActorPlaced,
     ActorState,
-    ClusterView,
     Infeasible,
+    Leases,
+    NodesAppeared,
+    NodesDied,
     Placed,
+    RegisterNode,
 )
 from raydask.wire.status import NodeStatus
 
 NODE_GRACE_SECONDS = 5.0
 VIEW_SECONDS = 0.5
+VIEW_NODES = 32
+"""With more nodes views are rarer in proportion: each tells everybody about everybody."""
 DEAD_ACTORS_KEPT = 1000
+_EARLY_SECONDS = 0.002
+"""By so much a timer may be early."""
 
 _STATE_NAMES: dict[ActorState, ActorStateName] = {
     ActorState.PENDING: "PENDING",
@@ -66,21 +89,7 @@ class Journals(NamedTuple):
     nodes: RereadJournal
     actors: RereadJournal
     names: RereadJournal
-
-
-class Unplaced:
-    """A task or an actor that wants a place, and the node that asked for one."""
-
-    __slots__ = ("identifier", "is_actor", "node", "reported", "wanted")
-
-    def __init__(
-        self, node: NodeNumber, identifier: TaskID, wanted: dict[str, int], is_actor: bool
-    ) -> None:
-        self.node = node
-        self.identifier = identifier
-        self.wanted = wanted
-        self.is_actor = is_actor
-        self.reported = False
+    groups: RereadJournal
 
 
 class GlobalScheduler:
@@ -89,17 +98,40 @@ class GlobalScheduler:
     Parameters
     ----------
     journals : Journals
+    cluster : str
+        The cluster's identity.
+    patience : float
+        Seconds that a node may say nothing.
     """
 
-    def __init__(self, journals: Journals) -> None:
+    def __init__(
+        self, journals: Journals, cluster: str = "", patience: float = float("inf")
+    ) -> None:
+        self._cluster = cluster
         self._node_journal = journals.nodes
         self._actor_journal = journals.actors
         self._nodes: dict[NodeNumber, NodeRecord] = {}
+        self._buried: dict[NodeNumber, str] = {}
+        """Nodes that are dead, and why."""
+        self._partings = Partings()
+        self._departures = Departures()
+        self._silences = Silences(patience)
+        self._lessor = Lessor()
+        self._wakes_at = float("-inf")
         self._actors: dict[ActorID, ActorRecord] = {}
         self._dead: dict[ActorID, ActorRecord] = {}
         self._names = NameTable(journals.names)
         self._unplaced: dict[TaskID, Unplaced] = {}
         self._actions: list[Action] = []
+        self._groups = GroupTable(
+            self._nodes,
+            journals.groups,
+            lambda node, message: self._actions.append(Send(node, message)),
+            lambda: self._actions.append(Persist()),
+            self._departures,
+            self._noted,
+        )
+        self._chooser = Chooser(self._nodes, self._buried, self._groups, self._departures)
         self._now = 0.0
         self._view_changed = False
         self._viewed_at = float("-inf")
@@ -108,11 +140,20 @@ class GlobalScheduler:
             events.NodeRegistered: self._on_registered,
             events.LoadReported: self._on_load,
             events.NodeLost: self._on_lost,
+            events.NodeComplained: self._on_complained,
+            events.NodeLeaves: self._on_leaves,
+            events.DemandsStated: lambda event: self._lessor.demand(event.node, event.demands),
             events.TasksPassedUp: self._on_passed_up,
+            events.TasksWithdrawn: self._on_withdrawn,
             events.ActorRequested: self._on_actor_requested,
             events.ActorReported: self._on_actor_reported,
             events.NameClaimed: self._on_name_claimed,
             events.NameAsked: self._on_name_asked,
+            events.GroupRequested: self._groups.create,
+            events.GroupRemovalRequested: self._groups.remove,
+            events.GroupsAsked: self._groups.describe,
+            events.ReservationAnswered: self._groups.answered,
+            events.JobEnded: self._groups.job_ended,
             events.ClockTicked: self._on_tick,
         }
 
@@ -125,13 +166,12 @@ class GlobalScheduler:
         now : float
             Seconds since 1970.
         """
-        self._now = now
+        self._now = self._groups.now = now
         self._handlers[type(event)](event)
-        if self._view_changed and not 0 <= now - self._viewed_at < VIEW_SECONDS:
-            self._view_changed = False
-            self._viewed_at = now
-            view = self._view()
-            self._actions += [Send(node.number, view) for node in self._connected()]
+        self._serve_groups()
+        if self._view_changed:
+            self._show_view()
+        self._divide()
         actions, self._actions = self._actions, []
         return actions
 
@@ -139,7 +179,9 @@ class GlobalScheduler:
 
     def _on_reread(self, event: events.EntriesReread) -> None:
         for entry in event.nodes:
-            if entry.state == "ALIVE":
+            if entry.state == "DEAD":
+                self._buried[NodeNumber(entry.number)] = entry.death_cause
+            else:
                 total = {
                     name: round(amount * RESOURCE_UNIT) for name, amount in entry.resources.items()
                 }
@@ -158,10 +200,17 @@ class GlobalScheduler:
             if owner is not None and owner.is_dead:
                 self._names.release(owner.actor_id)
         for actor in list(self._actors.values()):
-            if not actor.is_dead and _authority(actor) not in self._nodes:
-                self._presume_dead(actor, f"its node {_authority(actor)} is dead")
+            if not actor.is_dead and home_of(actor.actor_id) not in self._nodes:
+                self._presume_dead(actor, f"its node {home_of(actor.actor_id)} is dead")
+        self._groups.reread(event.groups)
 
     # --- nodes ------------------------------------------------------------------------------
+
+    def refusal_of(self, message: RegisterNode, head: bool) -> str:
+        """Return why a node that wants to register must end instead; empty if it may."""
+        if message.cluster and message.cluster != self._cluster:
+            return f"it is part of cluster {message.cluster}, and this is {self._cluster}"
+        return "" if head else self._buried.get(NodeNumber(message.node), "")
 
     def _on_registered(self, event: events.NodeRegistered) -> None:
         message = event.message
@@ -176,17 +225,47 @@ class GlobalScheduler:
             labels=message.labels,
             object_store_bytes=message.object_store_memory,
             started=known.entry.started if known is not None else self._now,
+            head=event.head,
         )
+        if event.head:
+            # One that an earlier session on the same control state had is its head no more.
+            for other in self._nodes.values():
+                other.entry.head = False
         node = self._nodes[event.node] = NodeRecord(entry, message.resources)
+        node.link, node.data = message.link, message.data
+        node.versions = message.versions
+        self._buried.pop(event.node, None)
+        self._silences.heard(event.node)
+        self._lessor.add_node(node.number, node.total)
         self._node_journal.put(node.number, node)
         self._reconcile(node.number, set(message.actors))
         self._view_changed = True
+        # Before anything is placed there: those who asked must know the node.
+        self._introduce(node, known)
+        self._groups.registered(node, message.bundles, message.jobs)
         self._place(list(self._unplaced.values()))
-        self._actions.append(Send(node.number, self._view()))
+        self._actions.append(Send(node.number, view_of(self._connected())))
+
+    def _introduce(self, node: NodeRecord, known: NodeRecord | None) -> None:
+        """Tell a node of all others, and the others of it."""
+        others = [other for other in self._nodes.values() if other is not node]
+        linked = [(int(other.number), other.link, other.data) for other in others if other.link]
+        if linked:
+            self._actions.append(Send(node.number, NodesAppeared(linked)))
+        self._actions += self._departures.introduce(node.number)
+        if self._buried:
+            dead = [(int(number), cause) for number, cause in self._buried.items()]
+            self._actions.append(Send(node.number, NodesDied(dead)))
+        if node.link and (known is None or (known.link, known.data) != (node.link, node.data)):
+            self._actions.append(Persist())
+            news = NodesAppeared([(int(node.number), node.link, node.data)])
+            self._actions += [
+                Send(other.number, news) for other in self._connected() if other is not node
+            ]
 
     def _reconcile(self, number: NodeNumber, running: set[ActorID]) -> None:
         """Compare what is known of a node's actors with what the node says."""
-        actors = [actor for actor in self._actors.values() if _authority(actor) == number]
+        actors = [actor for actor in self._actors.values() if home_of(actor.actor_id) == number]
         for actor in actors:
             if actor.presumed_dead and actor.actor_id in running:
                 self._revive(actor)
@@ -198,123 +277,202 @@ class GlobalScheduler:
         node = self._nodes.get(event.node)
         if node is None:
             return
-        message = node.reported = event.message
-        if (node.available, node.queued) != (message.available, message.queued):
-            self._view_changed = True
+        self._silences.heard(event.node)
+        before, message = node.reported, event.message
+        node.reported = message
+        # What has been placed there since may be in a view already, or in none.
+        for known in ((node.available, node.queued), (before.available, before.queued)):
+            if known != (message.available, message.queued):
+                self._view_changed = True
         # A copy: placements are subtracted from it.
         node.available = dict(message.available)
         node.queued = message.queued
         node.queue_seconds = message.queue_seconds
+        self._lessor.report(node.number, message.available, message.lent)
+        self._groups.reported(node)
 
     def _on_lost(self, event: events.NodeLost) -> None:
         node = self._nodes.get(event.node)
         if node is not None:
             node.lost_at = self._now
             self._view_changed = True
+            self._silences.forget(node.number)
+            self._lessor.await_node(node.number)
+            self._groups.lost(node.number)
+
+    def _on_complained(self, event: events.NodeComplained) -> None:
+        cause = self._buried.get(event.about)
+        if cause is not None:
+            self._actions.append(Send(event.node, NodesDied([(int(event.about), cause)])))
+        elif event.node in self._nodes:
+            self._partings.complain(event.node, event.about, event.cause, self._now)
+
+    def _on_leaves(self, event: events.NodeLeaves) -> None:
+        node = self._nodes.get(event.node)
+        if node is None:
+            return
+        self._actions += self._departures.begin(node.number, self._connected())
+        self._lessor.let_leave(node.number)
+        if event.done and not node.entry.head:
+            self._partings.forget(node.number)
+            self._declare_dead(node.number, HAS_LEFT)
+            self._place(list(self._unplaced.values()))
 
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._names.lapse(self._now)
-        due = [
-            node
-            for node in self._nodes.values()
-            if node.lost_at is not None and self._now - node.lost_at >= NODE_GRACE_SECONDS
-        ]
-        for node in due:
-            self._bury(node)
+        head = next((node.number for node in self._nodes.values() if node.entry.head), None)
+        due = self._gone() + self._silent(head)
+        for number, _ in due:
+            self._partings.forget(number)
+        # Of a machine that has lost its network the others may know sooner than the kernel here.
+        in_touch = {
+            node.number for node in self._connected() if not self._silences.is_quiet(node.number)
+        }
+        due += self._partings.decide(self._now, head=head, in_touch=in_touch)
+        for number, cause in due:
+            self._declare_dead(number, cause)
         if due:
             # What waited for a node that is now dead may have become infeasible.
             self._place(list(self._unplaced.values()))
 
-    def _bury(self, node: NodeRecord) -> None:
+    def _gone(self) -> list[tuple[NodeNumber, str]]:
+        cause = f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
+        return [
+            (node.number, cause)
+            for node in self._nodes.values()
+            if node.lost_at is not None
+            and not node.entry.head
+            and self._now - node.lost_at >= NODE_GRACE_SECONDS
+        ]
+
+    def _silent(self, head: NodeNumber | None) -> list[tuple[NodeNumber, str]]:
+        patience = self._silences.patience
+        cause = f"it has said nothing for {patience:g} s: its process is stopped or stuck"
+        silent = self._silences.look(self._now, () if head is None else (head,))
+        return [(number, cause) for number in silent]
+
+    def _declare_dead(self, number: NodeNumber, cause: str) -> None:
+        """Tell all nodes, the dead one too, that it is dead."""
+        news = NodesDied([(int(number), cause)])
+        self._actions += [Send(node.number, news) for node in self._connected()]
+        self._buried[number] = cause
+        self._departures.forget(number)
+        self._silences.forget(number)
+        self._lessor.remove_node(number)
+        node = self._nodes.get(number)
+        if node is not None:  # it may never have come to this global scheduler
+            self._actions.append(Disconnect(number))
+            self._bury(node, cause)
+
+    def _bury(self, node: NodeRecord, cause: str) -> None:
         """Note that a node is dead, and what lived there with it."""
         del self._nodes[node.number]
+        self._view_changed = True
         entry = node.entry
         entry.state = "DEAD"
         entry.died = self._now
-        entry.death_cause = (
-            f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
-        )
+        entry.death_cause = cause
         self._node_journal.put(node.number, node)
         for identifier, item in list(self._unplaced.items()):
             if item.node == node.number:
                 del self._unplaced[identifier]
         for actor in list(self._actors.values()):
-            if not actor.is_dead and _authority(actor) == node.number:
+            if not actor.is_dead and home_of(actor.actor_id) == node.number:
                 self._presume_dead(actor, f"its node {node.number} is dead: {entry.death_cause}")
         self._names.lapse(self._now, dead=(node.number,))
+        self._groups.buried(node.number)
 
     def _connected(self) -> list[NodeRecord]:
         return [node for node in self._nodes.values() if node.lost_at is None]
 
-    def _view(self) -> ClusterView:
-        return ClusterView(
-            {
-                int(node.number): (node.total, dict(node.available), float(node.queued))
-                for node in self._connected()
-            }
-        )
+    def _show_view(self) -> None:
+        """Show everybody all nodes, unless that has been done just now."""
+        connected = self._connected()
+        pause = VIEW_SECONDS * max(1.0, len(connected) / VIEW_NODES)
+        if not 0 <= self._now - self._viewed_at < pause:
+            self._view_changed = False
+            self._viewed_at = self._now
+            view = view_of(self._connected())
+            self._actions += [Send(node.number, view) for node in connected]
 
     def status(self) -> list[NodeStatus]:
         """Return what is known of each node, for whoever watches over the cluster."""
-        unplaced = self._unplaced.values()
+        infeasible: Counter[NodeNumber] = Counter(
+            item.node for item in self._unplaced.values() if item.reported
+        )
         return [
-            NodeStatus(
-                node.number,
-                node.lost_at is None,
-                in_units(node.total),
-                in_units(node.available),
-                node.entry.object_store_bytes,
-                node.reported.store_used,
-                node.reported.tasks,
-                node.reported.objects,
-                node.queued,
-                sum(item.reported and item.node == node.number for item in unplaced),
-                node.reported.workers,
-                node.reported.drivers,
-                node.entry.address,
-            )
-            for node in sorted(self._nodes.values(), key=lambda node: node.number)
+            status_of(node, infeasible[number] + self._groups.infeasible_of(number))
+            for number, node in sorted(self._nodes.items())
         ]
+
+    # --- leases -----------------------------------------------------------------------------
+
+    def _divide(self) -> None:
+        """Divide what nodes can spare, if it is time to; else have this called in time."""
+        wait = self._lessor.due_in(self._now)
+        if wait is None:
+            return
+        if self._lessor.due(self._now):
+            for home, leases in self._lessor.divide(self._now).items():
+                self._actions.append(Send(home, Leases(leases)))
+        elif not self._now < self._wakes_at - _EARLY_SECONDS <= self._now + wait:
+            self._wakes_at = self._now + wait
+            self._actions.append(WakeAfter(wait))
 
     # --- places -----------------------------------------------------------------------------
 
     def _on_passed_up(self, event: events.TasksPassedUp) -> None:
-        items = [Unplaced(event.node, task.task_id, task.resources, False) for task in event.tasks]
+        items = [
+            Unplaced(event.node, task.task_id, task.resources, False, task.strategy)
+            for task in event.tasks
+        ]
         self._unplaced.update((item.identifier, item) for item in items)
         self._place(items)
 
+    def _on_withdrawn(self, event: events.TasksWithdrawn) -> None:
+        for task_id in event.task_ids:
+            self._unplaced.pop(task_id, None)
+
     def _place(self, items: Iterable[Unplaced]) -> None:
         """Place what can be placed, and report what no node could run, once."""
-        connected = self._connected()
+        connected = self._departures.staying(self._connected())
         placed: dict[NodeNumber, list[tuple[TaskID, int]]] = {}
-        infeasible: dict[tuple[NodeNumber, frozenset[tuple[str, int]]], list[TaskID]] = {}
+        refused: dict[tuple[NodeNumber, Refusal], list[TaskID]] = {}
         for item in items:
             asking = self._nodes.get(item.node)
             if asking is None or asking.lost_at is not None:
                 continue  # it could not be told now
-            if item.is_actor:
-                target = node_for_actor(connected, asking, item.wanted)
-            else:
-                target = best_node(connected, item.wanted)
-            if target is not None:
+            target = self._chooser.choose(item, asking, connected)
+            if isinstance(target, NodeRecord):
                 del self._unplaced[item.identifier]
                 note_placement(target, item.wanted)
+                self._noted(target)
                 if item.is_actor:
                     self._place_actor(ActorID(item.identifier), item.node, target.number)
                 else:
                     placed.setdefault(item.node, []).append((item.identifier, target.number))
-            elif not item.reported and not self._could_run(item.wanted):
+            elif target is not None and (target.final or not item.reported):
                 item.reported = True
-                demand = frozenset(item.wanted.items())
-                infeasible.setdefault((item.node, demand), []).append(item.identifier)
+                if target.final:
+                    del self._unplaced[item.identifier]
+                refused.setdefault((item.node, target), []).append(item.identifier)
         for node, placements in placed.items():
             self._actions.append(Send(node, Placed(placements)))
-        for (node, demand), identifiers in infeasible.items():
-            detail = describe_infeasible(self._nodes.values(), dict(demand))
-            self._actions.append(Send(node, Infeasible(identifiers, detail)))
+        for (node, refusal), identifiers in refused.items():
+            self._actions.append(Send(node, Infeasible(identifiers, *refusal)))
 
-    def _could_run(self, wanted: dict[str, int]) -> bool:
-        return any(is_feasible(node, wanted) for node in self._nodes.values())
+    def _noted(self, node: NodeRecord) -> None:
+        """Have others know what is free at a node after something was placed there."""
+        self._view_changed = True
+        self._lessor.report(node.number, node.available, node.reported.lent)
+
+    def _serve_groups(self) -> None:
+        """Try to place groups, and what waited for a group that has changed."""
+        self._groups.advance()
+        changed = self._groups.take_changed()
+        if changed and self._unplaced:
+            items = self._unplaced.values()
+            self._place([item for item in items if item.group in changed])
 
     def _place_actor(self, actor_id: ActorID, asking: NodeNumber, target: NodeNumber) -> None:
         actor = self._actors.get(actor_id)
@@ -342,7 +500,7 @@ class GlobalScheduler:
         entry.detached = event.detached
         entry.node = 0
         self._actor_journal.put(actor.actor_id, actor)
-        item = Unplaced(event.node, TaskID(event.actor_id), event.resources, True)
+        item = Unplaced(event.node, TaskID(event.actor_id), event.resources, True, event.strategy)
         self._unplaced[item.identifier] = item
         self._place([item])
 
@@ -438,10 +596,3 @@ class GlobalScheduler:
         else:
             message = ActorFound(number, found.actor_id, found.entry.handle)
         self._actions.append(Send(node, message))
-
-
-def _authority(actor: ActorRecord) -> NodeNumber:
-    """Return the node that knows about the actor: where it lives, or else where it was made."""
-    if actor.entry.state == "ALIVE" or (actor.presumed_dead and actor.state_before == "ALIVE"):
-        return NodeNumber(actor.entry.node)
-    return home_of(actor.actor_id)

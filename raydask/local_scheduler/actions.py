@@ -106,11 +106,42 @@ class AnswerRegion(msgspec.Struct, frozen=True, gc=False):
     error: bytes = b""
 
 
+class StartPull(msgspec.Struct, frozen=True, gc=False):
+    """Read an object's bytes from another node into the arena; say when that has ended.
+
+    `file` and `source` are where that node has them (0: in its arena), `target` is where they
+    go, in bytes.
+    """
+
+    number: int
+    node: int
+    file: int
+    source: int
+    size: int
+    target: int
+
+
+class CancelPull(msgspec.Struct, frozen=True, gc=False):
+    """End a pull, or do not begin it; that it has ended is said as for any other."""
+
+    number: int
+
+
+class ForgetPull(msgspec.Struct, frozen=True, gc=False):
+    """Use the place of a pull that has ended, and may have failed, for something else."""
+
+    target: int
+
+
 class EndProcess(msgspec.Struct, frozen=True, gc=False):
     """Close the connection of a process that broke the protocol, for this reason."""
 
     process: ProcessNumber
     reason: str
+
+
+class EndSession(msgspec.Struct, frozen=True, gc=False):
+    """End the node: it leaves, and has nothing left."""
 
 
 Action = (
@@ -128,5 +159,9 @@ Action = (
     | AnswerRegion
     | RetireWorker
     | MeasureWorker
+    | StartPull
+    | CancelPull
+    | ForgetPull
     | EndProcess
+    | EndSession
 )

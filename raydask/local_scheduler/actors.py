@@ -1,16 +1,18 @@
-"""Actors that live on this node: their lifecycle and those who follow it. Pure.
+"""Actors whose home is this node: their lifecycle and those who follow it. Pure.
 
 The steps are those of ``raydask.actor.recovery``.  The creation task goes through the same
 queue as other tasks; its worker then belongs to the actor, with what it occupies, and
-leaves the pool.  Calls do not come by here: callers talk to the worker.
+leaves the pool.  Calls do not come by here: callers talk to the worker.  An actor may live on
+another node (`ActorsAbroad`); what becomes of it is decided here all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from raydask.actor.recovery import after_death, check_transition
-from raydask.ids import ActorID, ProcessNumber
+from raydask.ids import ActorID, ProcessNumber, is_peer
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import ActorRecord, TaskRecord, TaskState, WorkerRecord
@@ -18,6 +20,19 @@ from raydask.local_scheduler.worker_pool import WorkerPool
 from raydask.wire.messages import ActorChanged, ActorLocated, ActorState, CreateActor
 
 _EARLY_SECONDS = 10.0
+
+
+class ActorsAbroad(Protocol):
+    """What becomes of actors of this node where there are others."""
+
+    def begin(self, creation: TaskRecord) -> None:
+        """Create an actor here, once what its creation needs is here."""
+
+    def host(self, actor: ActorRecord, node: int) -> bool:
+        """Have a node host an actor; say whether there is such a node."""
+
+    def end(self, actor: ActorRecord, cause: str) -> None:
+        """End the process of an actor on the node that hosts it."""
 
 
 class ActorTable:
@@ -30,6 +45,12 @@ class ActorTable:
     outgoing : Outgoing
     address_of : callable
         Gives the path of a worker's socket for callers.
+
+    Attributes
+    ----------
+    records : dict of ActorID to ActorRecord
+    abroad : ActorsAbroad or None
+        None as long as there is no other node.
     """
 
     def __init__(
@@ -42,8 +63,9 @@ class ActorTable:
         self._node = node
         self._pool = pool
         self._outgoing = outgoing
-        self._address_of = address_of
+        self.address_of = address_of
         self.records: dict[ActorID, ActorRecord] = {}
+        self.abroad: ActorsAbroad | None = None
         self._unplaced: set[ActorID] = set()
         self._early: dict[ActorID, tuple[float, set[ProcessNumber]]] = {}
 
@@ -72,25 +94,42 @@ class ActorTable:
                     options.max_restarts,
                     options.detached,
                     creation.job,
+                    creation.template.template.strategy,
                 )
             )
         )
 
-    def placed(self, actor_id: ActorID) -> None:
-        """Queue the creation: the actor shall live here."""
+    def placed(self, actor_id: ActorID, node: int) -> None:
+        """Queue the creation, or have the node do it where the actor shall live."""
         actor = self.records.get(actor_id)
         self._unplaced.discard(actor_id)
-        if actor is None or actor.state == ActorState.DEAD or actor.worker is not None:
+        if actor is None or actor.state == ActorState.DEAD:
             return
         creation = actor.creation
-        if creation.state != TaskState.READY and creation.worker is None:
+        if actor.worker is not None or creation.worker is not None or actor.host:
+            return
+        if creation.state == TaskState.READY:
+            return
+        if node != self._node:
+            if self.abroad is None or not self.abroad.host(actor, node):
+                self.ask_for_place(creation)  # that node has died meanwhile
+        elif self.abroad is None:
             self._pool.ready(creation)
+        else:
+            self.abroad.begin(creation)
 
     def created(self, actor: ActorRecord, worker: WorkerRecord) -> None:
         """Note that ``__init__`` has returned in this worker."""
         actor.worker = worker
         worker.actor_id = actor.actor_id
-        actor.address = self._address_of(worker.process)
+        actor.process = worker.process
+        actor.address = self.address_of(worker.process)
+        self._change(actor, ActorState.ALIVE, "")
+
+    def created_elsewhere(self, actor: ActorRecord, process: ProcessNumber, pid: int) -> None:
+        """Note that ``__init__`` has returned on the node that hosts the actor."""
+        actor.process = process
+        actor.pid = pid
         self._change(actor, ActorState.ALIVE, "")
 
     def failed(self, actor: ActorRecord, cause: str) -> None:
@@ -101,11 +140,23 @@ class ActorTable:
         if actor.worker is not None:
             self._pool.kill(actor.worker, cause)
             actor.worker = None
+        elif actor.host and self.abroad is not None:
+            self.abroad.end(actor, cause)
+            self._leave_host(actor)
+
+    def _leave_host(self, actor: ActorRecord) -> None:
+        actor.host = actor.pid = 0
+        creation = actor.creation
+        creation.lent_to = 0
+        if creation.state == TaskState.LENT:
+            creation.state = TaskState.WAITING
 
     def worker_died(self, actor: ActorRecord, cause: str) -> bool:
         """Act on the death of the actor's process; say whether the actor is dead now."""
         actor.worker = None
         actor.creation.worker = None
+        if actor.host:
+            self._leave_host(actor)
         if actor.state == ActorState.DEAD:
             return True
         verdict = after_death(actor.state, actor.restarts_left)
@@ -124,9 +175,11 @@ class ActorTable:
             self.failed(actor, cause)
         elif actor.worker is not None:
             self._pool.kill(actor.worker, cause)
+        elif actor.host and actor.state == ActorState.ALIVE and self.abroad is not None:
+            self.abroad.end(actor, cause)
 
     def follow(self, process: ProcessNumber, actor_id: ActorID, now: float) -> None:
-        """Tell a process where the actor is, now and when that changes."""
+        """Tell a process, or another node, where the actor is, now and when that changes."""
         actor = self.records.get(actor_id)
         if actor is None:
             # It has a name already, and its creation is on its way from another process.
@@ -188,8 +241,8 @@ class ActorTable:
                 ActorChanged(
                     actor.actor_id,
                     actor.state,
-                    self._node,
-                    worker.pid if worker is not None else 0,
+                    actor.host or self._node,
+                    worker.pid if worker is not None else actor.pid,
                     actor.incarnation,
                     actor.cause,
                 )
@@ -197,11 +250,18 @@ class ActorTable:
         )
 
     def _tell(self, actor: ActorRecord, process: ProcessNumber) -> None:
+        lives = actor.state == ActorState.ALIVE
         self._outgoing.actions.append(
             Send(
                 process,
                 ActorLocated(
-                    actor.actor_id, actor.state, actor.address, actor.incarnation, actor.cause
+                    actor.actor_id,
+                    actor.state,
+                    "" if is_peer(process) else actor.address,
+                    actor.incarnation,
+                    actor.cause,
+                    (actor.host or self._node) if lives else 0,
+                    actor.process if lives else 0,
                 ),
             )
         )

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from raydask.ids import ActorID, FunctionID, ObjectID, ProcessNumber, TaskID
+from raydask.ids import ActorID, FunctionID, ObjectID, PlacementGroupID, ProcessNumber, TaskID
 from raydask.task import TaskSpec, TaskTemplate
-from raydask.wire.messages import ObjectValue, TaskResult
+from raydask.wire.messages import Lease, ObjectValue, TaskResult
 
 
 class DriverJoined(msgspec.Struct, frozen=True, gc=False):
@@ -124,6 +124,22 @@ class ObjectsPut(msgspec.Struct, frozen=True, gc=False):
     values: list[ObjectValue]
 
 
+class ResultsReturned(msgspec.Struct, frozen=True, gc=False):
+    """An actor has made these objects for a caller, `holder`, of another node."""
+
+    process: ProcessNumber
+    node: int
+    holder: ProcessNumber
+    values: list[ObjectValue]
+
+
+class WordAsked(msgspec.Struct, frozen=True, gc=False):
+    """A process waits until all it has said that it holds is known; `number` is the request's."""
+
+    process: ProcessNumber
+    number: int
+
+
 class ObjectsPromised(msgspec.Struct, frozen=True, gc=False):
     """A process will put these objects."""
 
@@ -227,16 +243,41 @@ class ActorWasPlaced(msgspec.Struct, frozen=True, gc=False):
 
 
 class TasksFoundInfeasible(msgspec.Struct, frozen=True, gc=False):
-    """The global scheduler knows no node that could run these."""
+    """The global scheduler knows no node that could run these; `final`: none ever will."""
 
     task_ids: list[TaskID]
     detail: str
+    final: bool = False
 
 
 class TasksPlaced(msgspec.Struct, frozen=True, gc=False):
     """The global scheduler has chosen nodes for tasks that were passed up."""
 
     placements: list[tuple[TaskID, int]]
+
+
+class BundlesWanted(msgspec.Struct, frozen=True, gc=False):
+    """The global scheduler wants bundles reserved; see ``messages.ReserveBundles``."""
+
+    group_id: PlacementGroupID
+    attempt: int
+    bundles: list[tuple[int, dict[str, int]]]
+
+
+class BundlesUnwanted(msgspec.Struct, frozen=True, gc=False):
+    """The global scheduler wants bundles no more, and nothing to go on in them: `cause`."""
+
+    group_id: PlacementGroupID
+    indexes: list[int]
+    cause: str
+
+
+class GroupWasJudged(msgspec.Struct, frozen=True, gc=False):
+    """The cluster could not hold a placement group, or now it could; see ``GroupJudged``."""
+
+    group_id: PlacementGroupID
+    job: int
+    infeasible: str
 
 
 class GlobalSchedulerCame(msgspec.Struct, frozen=True, gc=False):
@@ -262,6 +303,62 @@ class MemoryMeasured(msgspec.Struct, frozen=True, gc=False):
     total: int
 
 
+class NodesCame(msgspec.Struct, frozen=True, gc=False):
+    """There are other nodes in the cluster, which this one can reach."""
+
+    nodes: list[int]
+
+
+class NodesLost(msgspec.Struct, frozen=True, gc=False):
+    """Other nodes are dead: (number, why)."""
+
+    nodes: list[tuple[int, str]]
+
+
+class PeerSaid(msgspec.Struct, frozen=True, gc=False):
+    """Another node says something; see ``messages``, "nodes to one another"."""
+
+    node: int
+    message: object
+
+
+class LeasesChanged(msgspec.Struct, frozen=True, gc=False):
+    """The global scheduler has changed how many tasks other nodes run for this one."""
+
+    leases: list[Lease]
+
+
+class RoomAnswered(msgspec.Struct, frozen=True, gc=False):
+    """There is room for an object that is fetched, or there will be none: a serialized error."""
+
+    number: int
+    offset: int
+    error: bytes
+
+
+class PullEnded(msgspec.Struct, frozen=True, gc=False):
+    """An object's bytes have come, or why they have not."""
+
+    number: int
+    error: str
+
+
+class DrainRequested(msgspec.Struct, frozen=True, gc=False):
+    """This node is to leave, as soon as it can, and at the latest after so many seconds.
+
+    `is_last` says that it has to stay for as long as there are others: it is the head's.
+    """
+
+    seconds: float
+    is_last: bool = False
+
+
+class OthersLeave(msgspec.Struct, frozen=True, gc=False):
+    """Other nodes leave."""
+
+    nodes: list[int]
+
+
 class ClockTicked(msgspec.Struct, frozen=True, gc=False):
     """Some time has passed."""
 
@@ -281,6 +378,8 @@ Event = (
     | ObjectsWatched
     | WorkerUnblocked
     | ObjectsPut
+    | ResultsReturned
+    | WordAsked
     | ObjectsPromised
     | ObjectsAcquired
     | ObjectsReleased
@@ -297,8 +396,19 @@ Event = (
     | ActorWasPlaced
     | TasksFoundInfeasible
     | TasksPlaced
+    | BundlesWanted
+    | BundlesUnwanted
+    | GroupWasJudged
     | GlobalSchedulerCame
     | WorkerMeasured
     | MemoryMeasured
+    | NodesCame
+    | NodesLost
+    | PeerSaid
+    | LeasesChanged
+    | RoomAnswered
+    | PullEnded
+    | DrainRequested
+    | OthersLeave
     | ClockTicked
 )

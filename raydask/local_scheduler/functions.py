@@ -31,14 +31,26 @@ class FunctionTable:
         self.records: dict[FunctionID, FunctionRecord] = {}
 
     def export(
-        self, function_id: FunctionID, code: bytes, name: str, nested: list[ObjectID], job: int
+        self,
+        function_id: FunctionID,
+        code: bytes,
+        name: str,
+        nested: list[ObjectID],
+        job: int,
+        *,
+        is_ours: bool = True,
     ) -> None:
-        """Take in a function for a job; `nested` are the objects that it refers to."""
+        """Take in a function for a job; `nested` are the objects that it refers to.
+
+        `is_ours` says that a process here exports it, and not another node.
+        """
         function = self.records.get(function_id)
         if function is None:
             function = self.records[function_id] = FunctionRecord(code, name, nested)
             for object_id in nested:
                 self._objects.hold(object_id)
+        if is_ours and not function.is_ours:
+            function.is_ours = True
             self._journal.put(function_id, function)
         function.jobs.add(job)
 
@@ -50,6 +62,8 @@ class FunctionTable:
             if not function.jobs:
                 gone.append(function_id)
         for function_id in gone:
-            for object_id in self.records.pop(function_id).nested:
+            function = self.records.pop(function_id)
+            for object_id in function.nested:
                 self._objects.drop(object_id)
-            self._journal.forget(function_id)
+            if function.is_ours:
+                self._journal.forget(function_id)

@@ -13,10 +13,17 @@ from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
-from raydask.ids import ObjectID, ProcessNumber, creation_object, is_put, process_of
-from raydask.local_scheduler.records import ActorRecord, ObjectRecord, TaskRecord, TaskState
+from raydask.ids import (
+    ObjectID,
+    ProcessNumber,
+    creation_object,
+    is_peer,
+    is_put,
+    node_of_peer,
+    process_of,
+)
+from raydask.local_scheduler.records import OPEN, ActorRecord, ObjectRecord, TaskRecord, TaskState
 from raydask.local_scheduler.state import LocalScheduler
-from raydask.local_scheduler.tasks import OPEN
 from raydask.task import TaskKind
 from raydask.wire.memory import (
     Holder,
@@ -102,6 +109,8 @@ def _label(core: LocalScheduler, around: Surroundings, process: ProcessNumber) -
     driver = around.drivers.get(process)
     if driver is not None:
         return Holder("driver", driver[1], driver[0])
+    if is_peer(process):
+        return Holder("node", str(node_of_peer(process)))
     worker = core.pool.workers.get(process)
     if worker is None:
         return Holder("worker")

@@ -41,6 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from raydask.errors import OutOfMemoryError, WorkerCrashedError
 from raydask.ids import ProcessNumber, TaskID
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.events import MemoryMeasured
@@ -369,3 +370,14 @@ def _overrun(account: _Account, limit: int) -> tuple[str, str]:
         f"limits it to {amount(limit)}"
     )
     return cause, "give it more memory or less to do at once"
+
+
+def death_of(task: TaskRecord, cause: str, verdict: Verdict | None) -> WorkerCrashedError:
+    """Return the error for a task whose worker has died and that has no retry left."""
+    name = task.template.template.name
+    started = f"It was started {task.attempts} times; options(max_retries=…) allows more"
+    if verdict is not None:
+        return OutOfMemoryError(
+            f"task {name!r} was ended for its memory: {verdict.cause}; {verdict.remedy}. {started}"
+        )
+    return WorkerCrashedError(f"the worker of task {name!r} died: {cause}. {started}")

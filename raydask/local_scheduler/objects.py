@@ -1,4 +1,7 @@
-"""The objects whose home is this node: who holds them, who waits for them. Pure.
+"""The objects that this node has to do with: who holds them, who waits for them. Pure.
+
+Nearly all are at home here.  Of those that are not, and of those that are on other nodes too,
+the record has a `Remote`; what follows from that is for `Abroad` to say.
 
 An object exists while something holds it.  Holders are processes (each counts once, see
 ``raydask.driver.references``), unfinished tasks that depend on it or were lent it, exported
@@ -20,14 +23,14 @@ has been written, or its place, when there is room again or somebody else has pi
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import chain
 
 from raydask.control.write_behind_state import Journal
 from raydask.errors import ObjectLostError, OwnerDiedError
-from raydask.ids import ObjectID, ProcessNumber
+from raydask.ids import ObjectID, ProcessNumber, is_peer
 from raydask.local_scheduler.actions import FillMemory
+from raydask.local_scheduler.circles import contents_of, in_circles
+from raydask.local_scheduler.elsewhere import Abroad
 from raydask.local_scheduler.inline_values import LEAST_COUNTED, InlineValues
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import ObjectRecord, TaskRecord
@@ -45,7 +48,7 @@ _NODE_ITSELF = ProcessNumber(0)
 
 
 class ObjectTable:
-    """All objects at home here.
+    """All objects that this node has to do with.
 
     Parameters
     ----------
@@ -70,6 +73,8 @@ class ObjectTable:
     may_be_read : callable
         Says whether so many bytes more may be read where they are in the store; set by whoever
         makes room.
+    abroad : Abroad or None
+        None as long as there is no other node.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class ObjectTable:
         self.told_later: dict[ObjectID, None] = {}
         self.may_be_read: Callable[[int], bool] = _always
         self._promised: dict[ObjectID, ProcessNumber] = {}
+        self.abroad: Abroad | None = None
 
     # --- holders --------------------------------------------------------------------------
 
@@ -106,6 +112,8 @@ class ObjectTable:
             for _ in range(times):
                 self._end_pin(object_id)
         for object_id in self.held.pop(process, ()):
+            if is_peer(process):
+                self._unguard(object_id)
             self.drop(object_id)
         return [oid for oid, owner in self._promised.items() if owner == process]
 
@@ -128,9 +136,18 @@ class ObjectTable:
             return
         for object_id in object_ids:
             record = self.records.get(object_id)
+            if record is None and self.abroad is not None and not is_peer(process):
+                record = self.abroad.meet(object_id)
             if record is not None and object_id not in held:
                 held.add(object_id)
                 record.count += 1
+                if record.remote is not None:
+                    self._abroad.held(record)
+
+    @property
+    def _abroad(self) -> Abroad:
+        assert self.abroad is not None  # or nothing would be remote
+        return self.abroad
 
     def release(self, process: ProcessNumber, object_ids: Iterable[ObjectID]) -> None:
         """Note that a process holds these no more."""
@@ -143,7 +160,14 @@ class ObjectTable:
                 held.remove(object_id)
                 record = records[object_id]
                 record.count -= 1
-                if not record.count and record.value is not None:
+                if record.remote is not None:
+                    if is_peer(process):
+                        self._unguard(object_id)
+                    if record.count:
+                        self._abroad.less(record)
+                    else:
+                        self._free(record)
+                elif not record.count and record.value is not None:
                     self._free(record)
 
     def hold(self, object_id: ObjectID) -> ObjectRecord:
@@ -154,10 +178,38 @@ class ObjectTable:
         """
         record = self.records.get(object_id)
         if record is None:
+            record = self._unknown(object_id)
+        record.count += 1
+        if record.remote is not None:
+            self._abroad.held(record)
+        return record
+
+    def _unknown(self, object_id: ObjectID) -> ObjectRecord:
+        record = self.abroad.meet(object_id) if self.abroad is not None else None
+        if record is None:
             record = self.records[object_id] = ObjectRecord(object_id, None)
             record.value = self._lost(object_id)
-        record.count += 1
         return record
+
+    def hold_for_guest(self, object_id: ObjectID) -> ObjectRecord:
+        """Hold an object for a task of another node, whose home sees to it that it lives."""
+        record = self.records.get(object_id)
+        if record is None:
+            record = self._unknown(object_id)
+        record.count += 1
+        if record.remote is not None and not record.remote.is_ours:
+            record.remote.guards += 1
+        return record
+
+    def drop_for_guest(self, object_id: ObjectID) -> None:
+        """End what `hold_for_guest` began."""
+        self._unguard(object_id)
+        self.drop(object_id)
+
+    def _unguard(self, object_id: ObjectID) -> None:
+        record = self.records.get(object_id)
+        if record is not None and record.remote is not None and not record.remote.is_ours:
+            record.remote.guards -= 1
 
     def drop(self, object_id: ObjectID) -> None:
         """End a hold of a task, a function or a containing object."""
@@ -165,7 +217,10 @@ class ObjectTable:
         if record is None:
             return
         record.count -= 1
-        if not record.count and record.value is not None:
+        if record.count:
+            if record.remote is not None:
+                self._abroad.less(record)
+        elif record.value is not None or record.remote is not None:
             self._free(record)
 
     def _free(self, record: ObjectRecord) -> None:
@@ -173,21 +228,27 @@ class ObjectTable:
         unheld = [record]
         while unheld:
             record = unheld.pop()
+            if record.remote is not None and not self._abroad.let_go(record):
+                continue
             value = record.value
             object_id = record.object_id
             del self.records[object_id]
-            self._journal.forget(object_id)
+            if record.remote is None or record.remote.is_ours:
+                self._journal.forget(object_id)
             if value is not None:
                 if value.kind in (_STORED, _SPILLED):
                     self._store.free(object_id)
                 elif len(value.data) >= LEAST_COUNTED:
                     self.inline.discard(object_id)
-                for nested in value.nested:
-                    inner = self.records.get(nested)
-                    if inner is not None:
-                        inner.count -= 1
-                        if not inner.count and inner.value is not None:
-                            unheld.append(inner)
+            for nested in contents_of(record):
+                inner = self.records.get(nested)
+                if inner is not None:
+                    inner.count -= 1
+                    if inner.count:
+                        if inner.remote is not None:
+                            self._abroad.less(inner)
+                    elif inner.value is not None or inner.remote is not None:
+                        unheld.append(inner)
             task = record.task
             if task is not None:
                 task.live -= 1
@@ -195,37 +256,9 @@ class ObjectTable:
                     self._on_task_forgotten(task)
 
     def free_circles(self) -> None:
-        """Free values that nothing holds but one another, in circles of refs.
-
-        Counting does not find them.  Linear in the number of objects; called when a job ends.
-        """
-        records = self.records
-        inside = {
-            object_id: record.value.nested
-            for object_id, record in records.items()
-            if record.value is not None and record.value.nested
-        }
-        held_inside = Counter(chain.from_iterable(inside.values()))
-        suspects = {
-            object_id
-            for object_id, times in held_inside.items()
-            if object_id in records
-            and records[object_id].value is not None
-            and records[object_id].count == times
-        }
-        held = [
-            nested
-            for object_id, contained in inside.items()
-            if object_id not in suspects
-            for nested in contained
-        ]
-        while held:
-            object_id = held.pop()
-            if object_id in suspects:
-                suspects.remove(object_id)
-                held.extend(inside.get(object_id, ()))
-        for object_id in suspects:
-            record = records.get(object_id)
+        """Free values that nothing holds but one another; see ``circles``."""
+        for object_id in in_circles(self.records):
+            record = self.records.get(object_id)
             if record is not None:  # else it went with another one of its circle
                 self._free(record)
 
@@ -308,7 +341,8 @@ class ObjectTable:
         record = self.records[object_id]
         assert record.value is not None
         value = record.value = ObjectValue(object_id, kind, data, offset, size, record.value.nested)
-        self._journal.put(object_id, record)
+        if record.remote is None or record.remote.is_ours:
+            self._journal.put(object_id, record)
         if record.waiters is not None:
             self._tell(record, value)
 
@@ -348,7 +382,7 @@ class ObjectTable:
                 return []
             self.create(object_id, holder, None)
             record = self.records[object_id]
-        if record.value is not None:
+        if record.value is not None or (record.remote is not None and record.remote.exists):
             return []  # the first value stands: a retry came after all
         if self._promised:
             self._promised.pop(object_id, None)
@@ -372,15 +406,23 @@ class ObjectTable:
     def _tell(self, record: ObjectRecord, value: ObjectValue) -> None:
         object_id = record.object_id
         waiters = record.waiters
-        if waiters is not None and not (value.kind == _STORED and self._is_told_later(value)):
-            if self.told_later:
+        if waiters is not None:
+            waits = value.kind == _STORED and self._is_told_later(value)
+            record.waiters = (
+                {each: None for each in waiters if not is_peer(each)} if waits else None
+            )
+            if self.told_later and not waits:
                 self.told_later.pop(object_id, None)
             for process in waiters:
+                if is_peer(process):
+                    self._abroad.tell(process, record)
+                    continue
+                if waits:
+                    continue
                 if value.kind == _STORED:
                     self.pin(process, (object_id,))
                 self._outgoing.value(process, value)
                 self._on_unblocked(process, object_id)
-            record.waiters = None
         if record.watchers is not None:
             for process in record.watchers:
                 self._outgoing.ready(process, object_id)
@@ -417,6 +459,8 @@ class ObjectTable:
         pending = []
         for object_id in object_ids:
             record = records.get(object_id)
+            if record is None and self.abroad is not None:
+                record = self.abroad.meet(object_id)
             if record is None:
                 here.append(self._lost(object_id))
             elif (value := record.value) is not None:
@@ -430,6 +474,8 @@ class ObjectTable:
             else:
                 _note_waiter(record, process)
                 pending.append(object_id)
+                if record.remote is not None:
+                    self._abroad.wanted(record)
         if stored:
             # They stay where they are until the process gives them back.
             self.pin(process, stored)
@@ -441,12 +487,74 @@ class ObjectTable:
         """Tell a process when these objects exist."""
         for object_id in object_ids:
             record = self.records.get(object_id)
-            if record is None or record.value is not None:
+            if record is None and self.abroad is not None:
+                record = self.abroad.meet(object_id)
+            if record is None or record.value is not None or _is_elsewhere(record):
                 self._outgoing.ready(process, object_id)
-            elif record.watchers is None:
+                continue
+            if record.watchers is None:
                 record.watchers = {process: None}
             else:
                 record.watchers[process] = None
+            if record.remote is not None:
+                self._abroad.watched(record)
+
+    # --- other nodes ----------------------------------------------------------------------
+
+    def exists_elsewhere(self, record: ObjectRecord, nested: list[ObjectID]) -> list[TaskRecord]:
+        """Note that an object is stored on another node; return the tasks that waited for that.
+
+        Parameters
+        ----------
+        record : ObjectRecord
+            Whose `Remote` says where.
+        nested : list of ObjectID
+            What its value contains, if its home is here.
+        """
+        remote = record.remote
+        assert remote is not None
+        remote.exists = True
+        if remote.is_ours:
+            self._promised.pop(record.object_id, None)
+            remote.nested = nested
+            for inner in nested:
+                self.hold(inner)
+            self._journal.put(record.object_id, record)
+        watchers, record.watchers = record.watchers, None
+        for process in watchers or ():
+            self._outgoing.ready(process, record.object_id)
+        for process in list(record.waiters or ()):
+            if is_peer(process):
+                self._abroad.tell(process, record)
+                del record.waiters[process]  # type: ignore[union-attr]  # it has this key
+        if record.waiters:
+            self._abroad.wanted(record)
+        dependents, record.dependents = record.dependents, None
+        if remote.is_ours and not record.count:
+            self._free(record)
+        return dependents or []
+
+    def came(self, record: ObjectRecord, value: ObjectValue) -> dict[TaskRecord, int]:
+        """Take in the value of an object that was elsewhere; return the tasks that want it.
+
+        Those that waited for it to exist are still in ``record.dependents``.
+        """
+        remote = record.remote
+        assert remote is not None
+        value.nested, remote.nested = remote.nested, []
+        record.value = value
+        if len(value.data) >= LEAST_COUNTED and value.kind == _INLINE:
+            self.inline.add(record.object_id, len(value.data))
+        if remote.is_ours:
+            self._journal.put(record.object_id, record)
+        wanting, remote.wanting = remote.wanting, {}
+        self._tell(record, value)
+        return wanting
+
+    def settle(self, record: ObjectRecord) -> None:
+        """Free an object that has come and that nothing holds."""
+        if not record.count and record.object_id in self.records:
+            self._free(record)
 
     def _lost(self, object_id: ObjectID) -> ObjectValue:
         error = ObjectLostError(
@@ -454,6 +562,10 @@ class ObjectTable:
             "its ref comes from another session; keep a ref as long as it is needed"
         )
         return ObjectValue(object_id, _ERROR, serialize_error(error))
+
+
+def _is_elsewhere(record: ObjectRecord) -> bool:
+    return record.remote is not None and record.remote.exists
 
 
 def _always(size: int) -> bool:

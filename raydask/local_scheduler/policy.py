@@ -24,10 +24,12 @@ there is less than a full pipeline for everybody, it is shared out evenly.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
+from itertools import chain, islice
 
 from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerRecord
+from raydask.placement import group_names, is_weightless, whole_group_name
 from raydask.task import RESOURCE_UNIT
 
 _GPU = "GPU"
@@ -56,11 +58,25 @@ class ReadyQueue:
     resources : dict of str to int
     """
 
-    __slots__ = ("_heap", "_held", "_holds", "_run", "job", "resources", "workers")
+    __slots__ = (
+        "_heap",
+        "_held",
+        "_holds",
+        "_run",
+        "gpus",
+        "is_weightless",
+        "job",
+        "resources",
+        "workers",
+    )
 
     def __init__(self, job: int, resources: dict[str, int]) -> None:
         self.job = job
         self.resources = resources
+        self.is_weightless = is_weightless(resources)
+        """Whether its tasks ask for nothing that bounds how many of them run at once."""
+        self.gpus = gpus_of(resources)
+        """What the GPUs are called that they ask for; empty: none."""
         self.workers: dict[int, WorkerRecord] = {}
         """Workers that have tasks of this queue and are not blocked."""
         self._run: deque[tuple[int, TaskRecord]] = deque()
@@ -120,12 +136,38 @@ class ReadyQueue:
             return heap[0][1]
         return run[0][1] if run else None
 
+    def mean_cost(self, most: int) -> float | None:
+        """Return the mean duration of the tasks; None if it is unknown.
+
+        Estimated from `most` of them, about those that are next.
+        """
+        some = islice(chain(self._run, self._heap), most)
+        costs = [cost for _, task in some if (cost := task.template.cost) is not None]
+        return sum(costs) / len(costs) if costs else None
+
     def pop(self) -> TaskRecord:
         """Take out the task that is next."""
         run, heap = self._run, self._heap
         if heap and (not run or heap[0][0] < run[0][0]):
             return heappop(heap)[1]
         return run.popleft()[1]
+
+    def take(
+        self, count: int, is_wanted: Callable[[TaskRecord], bool], most: int
+    ) -> list[TaskRecord]:
+        """Take out so many of the next tasks that are wanted, of the first `most`."""
+        taken: list[TaskRecord] = []
+        others: list[TaskRecord] = []
+        while len(taken) < count and len(others) < most and (self._run or self._heap):
+            task = self.pop()
+            (taken if is_wanted(task) else others).append(task)
+        for task in reversed(others):
+            run = self._run
+            if not run or task.key <= run[0][0]:
+                run.appendleft((task.key, task))
+            else:
+                heappush(self._heap, (task.key, task))
+        return taken
 
     def remove(self, tasks: set[TaskRecord]) -> None:
         """Take out these tasks."""
@@ -189,6 +231,9 @@ class Resources:
     GPUs are also counted device by device: whole ones are given to one worker alone, and a
     fraction shares one device with others, the fullest that has the room.
 
+    What placement groups reserve is here under names of its own (``raydask.placement``); the
+    devices of their bundles are set aside for those who ask for GPUs by these names.
+
     Parameters
     ----------
     total : dict of str to int
@@ -197,12 +242,16 @@ class Resources:
         The devices; where there are none, GPUs are only counted.
     """
 
-    __slots__ = ("_devices", "available", "total")
+    __slots__ = ("_aside", "_bundles", "_devices", "available", "total")
 
     def __init__(self, total: dict[str, int], gpus: list[int]) -> None:
         self.total = dict(total)
         self.available = dict(total)
         self._devices = dict.fromkeys(gpus, RESOURCE_UNIT)
+        self._aside: dict[str, dict[int, int]] = {}
+        """What is free of the devices set aside for a group, by what its GPUs are called."""
+        self._bundles: dict[str, list[tuple[int, int]]] = {}
+        """The devices of a bundle, and how much of each, by what its GPUs are called."""
 
     def feasible(self, wanted: Mapping[str, int]) -> bool:
         """Say whether the node could ever give this."""
@@ -223,15 +272,23 @@ class Resources:
         for name, amount in wanted.items():
             if amount:
                 limit = min(limit, max(available.get(name, 0), 0) // amount)
-        gpus = wanted.get(_GPU)
-        if gpus and self._devices:
-            free = dict(self._devices)
+        name = gpus_of(wanted) if self._devices else ""
+        if name:
+            gpus = wanted[name]
+            free = dict(self._devices) if name == _GPU else self._set_aside(name)
             for times in range(limit):
                 chosen = _choose_gpus(free, gpus)
                 if chosen is None:
                     return times
                 for device, share in chosen:
                     free[device] -= share
+        return limit
+
+    def how_often_in_all(self, wanted: Mapping[str, int], limit: int) -> int:
+        """Return how many times the node could give this were it empty, at most `limit` times."""
+        for name, amount in wanted.items():
+            if amount:
+                limit = min(limit, self.total.get(name, 0) // amount)
         return limit
 
     def allocate(self, wanted: Mapping[str, int]) -> None:
@@ -246,19 +303,84 @@ class Resources:
         for name, amount in given.items():
             available[name] = available.get(name, 0) + amount
 
-    def take_gpus(self, amount: int) -> list[int]:
-        """Return the devices for so much GPU; a fraction is a share of the last one."""
-        chosen = _choose_gpus(self._devices, amount) or []
+    def take_gpus(self, amount: int, name: str = _GPU) -> list[int]:
+        """Return the devices for so much GPU of this name; a fraction is a share of the last."""
+        pool = self._devices if name == _GPU else self._aside.get(whole_group_name(name), {})
+        free = pool if name == _GPU else self._set_aside(name)
+        chosen = _choose_gpus(free, amount) or []
         for device, share in chosen:
-            self._devices[device] -= share
+            pool[device] -= share
         return [device for device, _ in chosen]
 
-    def return_gpus(self, gpus: list[int], amount: int) -> None:
-        """Take devices back that `take_gpus` gave for this amount."""
+    def return_gpus(self, gpus: list[int], amount: int, name: str = _GPU) -> None:
+        """Take devices back that `take_gpus` gave for this amount of this name."""
+        pool = self._devices if name == _GPU else self._aside.get(whole_group_name(name))
         for device in gpus:
             share = min(amount, RESOURCE_UNIT)
-            self._devices[device] += share
+            if pool is not None and device in pool:
+                pool[device] += share
+            else:
+                self._devices[device] += share  # its bundle has been given back
             amount -= share
+
+    # --- bundles of placement groups ------------------------------------------------------
+
+    def reserve(self, bundle: Mapping[str, int], made: Mapping[str, int]) -> bool:
+        """Make resources of a group's own out of a bundle; say whether there was room for it."""
+        amount = bundle.get(_GPU, 0)
+        chosen = _choose_gpus(self._devices, amount) if amount and self._devices else []
+        if chosen is None or not self.fits(bundle):
+            return False
+        self.allocate(bundle)
+        for name, more in made.items():
+            self.total[name] = self.total.get(name, 0) + more
+            self.available[name] = self.available.get(name, 0) + more
+        if chosen:
+            whole, own = sorted(group_names(made, _GPU), key=len)
+            self._bundles[own] = chosen
+            pool = self._aside.setdefault(whole, {})
+            for device, share in chosen:
+                self._devices[device] -= share
+                pool[device] = pool.get(device, 0) + share
+        return True
+
+    def give_back(self, bundle: Mapping[str, int], made: Mapping[str, int]) -> None:
+        """Undo `reserve`; what is still in use of it is below zero until it is free."""
+        self.free(bundle)
+        for name, less in made.items():
+            self.total[name] -= less
+            self.available[name] -= less
+            if self.total[name] <= 0:
+                del self.total[name]
+        self.forget_unused()
+        for own in group_names(made, _GPU):
+            for device, share in self._bundles.pop(own, ()):
+                pool = self._aside[whole_group_name(own)]
+                # What a worker that is about to end has of it, that gives back to all.
+                unused = min(share, pool[device])
+                pool[device] -= unused
+                self._devices[device] += unused
+        for whole in [name for name in group_names(made, _GPU) if name not in self.total]:
+            self._aside.pop(whole, None)
+
+    def forget_unused(self) -> None:
+        """Forget resources of bundles that have been given back and that nobody uses any more."""
+        for name in [name for name in self.available if name not in self.total]:
+            if self.available[name] >= 0:
+                del self.available[name]
+
+    def _set_aside(self, name: str) -> dict[int, int]:
+        """Return what is free of the devices that GPUs of this name can be on."""
+        pool = self._aside.get(whole_group_name(name), {})
+        own = self._bundles.get(name)
+        return dict(pool) if own is None else {device: pool[device] for device, _ in own}
+
+
+def gpus_of(wanted: Mapping[str, int]) -> str:
+    """Return what the GPUs are called among these resources, most narrowly; empty: none are."""
+    if _GPU in wanted:
+        return _GPU
+    return max(group_names(wanted, _GPU), key=len, default="")
 
 
 def _choose_gpus(free: Mapping[int, int], amount: int) -> list[tuple[int, int]] | None:

@@ -46,11 +46,38 @@ class TaskState(enum.IntEnum):
     FINISHED = 3
     FAILED = 4
     CANCELLED = 5
+    LENT = 6
+    """Another node has it, and runs it or gives it back."""
+
+
+OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT))
+"""The states of a task that has not ended."""
 
 
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    TaskState.WAITING: frozenset((TaskState.READY, TaskState.FAILED, TaskState.CANCELLED)),
-    TaskState.READY: frozenset((TaskState.ASSIGNED, TaskState.FAILED, TaskState.CANCELLED)),
+    TaskState.WAITING: frozenset(
+        (TaskState.READY, TaskState.LENT, TaskState.FAILED, TaskState.CANCELLED)
+    ),
+    # Back to WAITING: its placement group has lost the place where it was to run.
+    TaskState.READY: frozenset(
+        (
+            TaskState.ASSIGNED,
+            TaskState.LENT,
+            TaskState.WAITING,
+            TaskState.FAILED,
+            TaskState.CANCELLED,
+        )
+    ),
+    # Given back, or its node has died: back to where its inputs let it be.
+    TaskState.LENT: frozenset(
+        (
+            TaskState.READY,
+            TaskState.WAITING,
+            TaskState.FINISHED,
+            TaskState.FAILED,
+            TaskState.CANCELLED,
+        )
+    ),
     # Back to READY: reclaimed from its worker, or retried.
     # Back to WAITING: retried when there is memory again.
     TaskState.ASSIGNED: frozenset(
@@ -62,8 +89,8 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
             TaskState.CANCELLED,
         )
     ),
-    # A restarted actor's creation runs again.
-    TaskState.FINISHED: frozenset((TaskState.READY,)),
+    # A restarted actor's creation runs again, here or on another node.
+    TaskState.FINISHED: frozenset((TaskState.READY, TaskState.WAITING, TaskState.LENT)),
     TaskState.FAILED: frozenset(),
     TaskState.CANCELLED: frozenset(),
 }
@@ -74,16 +101,20 @@ class TemplateRecord:
 
     __slots__ = ("_entry", "alone", "cost", "feasible", "number", "shape", "template")
 
-    def __init__(self, number: int, template: TaskTemplate, job: int) -> None:
+    def __init__(self, number: int, template: TaskTemplate, job: int, home: int = 0) -> None:
         self.number = number
         self.template = template
         self.shape: tuple[Any, ...] = (
             job,
             template.kind == TaskKind.ACTOR_CREATION,
+            home,
             tuple(sorted(template.resources.items())),
+            template.strategy is not None,
         )
+        """What its tasks are alike in; the third is the node that lends them, 0: this one, and
+        the last says whether the global scheduler has placed them."""
         self.feasible = True
-        """Whether this node could ever run its tasks."""
+        """Whether this node could ever run its tasks, and may do so without asking."""
         self.cost: float | None = None
         """Seconds that a call takes, averaged; None before the first has ended."""
         # A task that must not be run twice may not stand behind another when its worker
@@ -120,12 +151,15 @@ class TaskRecord:
 
     __slots__ = (
         "attempts",
+        "away",
         "cost",
         "deadline",
         "error",
         "finished",
+        "is_guest",
         "job",
         "key",
+        "lent_to",
         "live",
         "missing",
         "pinned",
@@ -156,6 +190,13 @@ class TaskRecord:
         self.key = key
         self.state = TaskState.WAITING
         self.missing = 0
+        """How many of its inputs do not exist yet, as often as it names them."""
+        self.away = 0
+        """How many exist, and not here."""
+        self.lent_to = 0
+        """The node that has it; 0: none."""
+        self.is_guest = False
+        """Whether it is another node's, which this one runs it for."""
         self.retries = template.template.max_retries
         self.attempts = 0
         self.live = 0
@@ -175,7 +216,7 @@ class TaskRecord:
         """Return the task's entry in the control state."""
         spec = self.spec
         state: tables.TaskState
-        if self.state == TaskState.ASSIGNED:
+        if self.state in (TaskState.ASSIGNED, TaskState.LENT):
             state = "RUNNING"
         else:
             state = self.state.name  # type: ignore[assignment]
@@ -201,14 +242,40 @@ class TaskRecord:
             )
         )
 
+    def event(self, kind: tables.EventKind, now: float, node: int, error: str) -> tables.TaskEvent:
+        """Return what has happened to the task, for the stream of events."""
+        return tables.TaskEvent(
+            kind,
+            now,
+            self.spec.task_id.hex(),
+            self.template.template.name,
+            self.job,
+            node,
+            self.worker_pid,
+            self.attempts,
+            self.started,
+            error,
+        )
+
 
 class ObjectRecord:
     """An object that this node is the home of.
 
-    ``count`` is how many processes, unfinished tasks and containing objects hold it.
+    Or one of another node's that this one has something to do with.  ``count`` is how many
+    processes, unfinished tasks and containing objects hold it here; ``remote`` is what is known
+    of it elsewhere, None if it is here alone.
     """
 
-    __slots__ = ("count", "dependents", "object_id", "task", "value", "waiters", "watchers")
+    __slots__ = (
+        "count",
+        "dependents",
+        "object_id",
+        "remote",
+        "task",
+        "value",
+        "waiters",
+        "watchers",
+    )
 
     def __init__(self, object_id: ObjectID, task: TaskRecord | None) -> None:
         self.object_id = object_id
@@ -218,6 +285,7 @@ class ObjectRecord:
         self.dependents: list[TaskRecord] | None = None
         self.waiters: dict[ProcessNumber, None] | None = None
         self.watchers: dict[ProcessNumber, None] | None = None
+        self.remote: Remote | None = None
 
     @property
     def state(self) -> ObjectState:
@@ -246,10 +314,120 @@ class ObjectRecord:
         return tables.encode(entry)
 
 
+class Remote:
+    """What a node knows of an object that is, or may be, on other nodes.
+
+    Attributes
+    ----------
+    is_ours : bool
+        Whether its home is here.
+    exists : bool
+        Whether it is stored somewhere.
+    size : int
+        Bytes of its value, once it exists.
+    nodes : dict of int to bool
+        Of one of ours: the nodes that have it (True) or are fetching it, in the order in which
+        they came to it.  Of another's: where this node was told to fetch it.
+    nested : list of ObjectID
+        Of one of ours that is elsewhere alone: what its value contains, which is held.
+    wanting : dict of TaskRecord to int
+        Tasks that have it among their inputs, and how often, and exist while it is not here.
+    fetch : Fetch or None
+        How it is brought here, while it is.
+    borrowed : bool
+        Whether its home counts this node among its holders.
+    guards : int
+        Of another's: how many holds there are here that others answer for: guests, whose homes
+        see to it that it lives, and its own home.
+    asked : bool
+        Whether its home has been asked for it and has not answered.
+    forgotten : bool
+        Whether its home has no use for copies of it any more.
+    kept_by : int
+        Of one of ours: the node that has made it and keeps it for this one; 0: none has to.
+    """
+
+    __slots__ = (
+        "asked",
+        "borrowed",
+        "exists",
+        "fetch",
+        "forgotten",
+        "guards",
+        "is_ours",
+        "kept_by",
+        "nested",
+        "nodes",
+        "size",
+        "wanting",
+    )
+
+    def __init__(self, *, is_ours: bool) -> None:
+        self.is_ours = is_ours
+        self.exists = False
+        self.size = 0
+        self.nodes: dict[int, bool] = {}
+        self.nested: list[ObjectID] = []
+        self.wanting: dict[TaskRecord, int] = {}
+        self.fetch: Fetch | None = None
+        self.borrowed = False
+        self.guards = 0
+        self.asked = False
+        self.forgotten = False
+        self.kept_by = 0
+
+
+class Fetch:
+    """An object that is being brought here.
+
+    Attributes
+    ----------
+    number : int
+        Of the pull.
+    offset : int
+        Where in the arena it will be; negative: there is no room for it yet.
+    source : int
+        The node that was asked for it; 0: none.
+    placed : bool
+        Whether the source has said where it has it, and keeps it there.
+    tried : dict of int to int
+        How often nodes have failed to give it.
+    followers : list of int
+        Nodes that have asked for it here and wait to be told where it will be.
+    rounds : int
+        How often its home has been asked again.
+    error : str
+        Why the last source could not give it.
+    """
+
+    __slots__ = (
+        "error",
+        "followers",
+        "number",
+        "object_id",
+        "offset",
+        "placed",
+        "rounds",
+        "source",
+        "tried",
+    )
+
+    def __init__(self, number: int, object_id: ObjectID) -> None:
+        self.number = number
+        self.object_id = object_id
+        self.offset = -1
+        self.source = 0
+        self.placed = False
+        self.tried: dict[int, int] = {}
+        self.followers: list[int] = []
+        self.rounds = 0
+        self.error = "nobody has it"
+
+
 class FunctionRecord:
     """A function's code."""
 
-    __slots__ = ("code", "jobs", "name", "nested")
+    __slots__ = ("code", "is_ours", "jobs", "name", "nested")
 
     def __init__(self, code: bytes, name: str, nested: list[ObjectID]) -> None:
         self.code = code
@@ -257,6 +435,8 @@ class FunctionRecord:
         self.nested = nested
         self.jobs: set[int] = set()
         """The jobs that exported it; it goes when they have all ended."""
+        self.is_ours = False
+        """Whether a process here has exported it, so that its entry is this node's to write."""
 
     def document(self) -> bytes:
         """Return the function's entry in the control state: its pickle."""
@@ -323,7 +503,7 @@ class WorkerRecord:
 
 
 class ActorRecord:
-    """An actor that lives on this node."""
+    """An actor that this node is the home of, and where it lives or is to live."""
 
     __slots__ = (
         "actor_id",
@@ -331,7 +511,10 @@ class ActorRecord:
         "cause",
         "creation",
         "followers",
+        "host",
         "incarnation",
+        "pid",
+        "process",
         "restarts_left",
         "state",
         "worker",
@@ -342,6 +525,13 @@ class ActorRecord:
         self.creation = creation
         self.state = ActorState.PENDING
         self.worker: WorkerRecord | None = None
+        """Its process, if that is here."""
+        self.host = 0
+        """The other node that its creation was lent to, and where it lives; 0: none."""
+        self.process = ProcessNumber(0)
+        """Its worker, as its node counts them."""
+        self.pid = 0
+        """Of its process, if that is on another node."""
         self.incarnation = 0
         options = creation.template.template.actor
         self.restarts_left = options.max_restarts if options is not None else 0

@@ -12,14 +12,16 @@ import msgspec
 
 from raydask.control import tables
 from raydask.errors import RaydaskError, UsageError
-from raydask.ids import ActorID, ProcessNumber, TaskID
+from raydask.ids import ActorID, PlacementGroupID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
 from raydask.local_scheduler.call_sites import CallSiteTable
 from raydask.local_scheduler.memory_report import Surroundings, report
 from raydask.local_scheduler.process_memory import private_memory
+from raydask.placement import ungrouped
 from raydask.serialization import serialize_error
 from raydask.task import in_units
 from raydask.wire import messages as wire
+from raydask.wire.handshake import versions_here
 from raydask.wire.memory import MemoryReport, Query
 from raydask.wire.status import NodeStatus
 
@@ -40,6 +42,16 @@ class _Document:
     def document(self) -> bytes:
         """Return the entry's JSON."""
         return tables.encode(self.entry)
+
+
+_Question = (
+    wire.ClaimName
+    | wire.FindActor
+    | wire.CreateGroup
+    | wire.RemoveGroup
+    | wire.ListGroups
+    | wire.ListNodes
+)
 
 
 class RequestDesk:
@@ -65,10 +77,13 @@ class RequestDesk:
             "kill_actor": self._kill_actor,
             "claim_name": self._claim_name,
             "get_actor": self._get_actor,
+            "create_group": self._create_group,
+            "remove_group": self._remove_group,
+            "groups": self._groups,
             "nodes": self._nodes,
-            "resources": self._resources,
             "memory": self._memory,
             "end_session": self._end_session,
+            "drain": self._drain,
         }
 
     def on_request(self, peer: Peer, message: wire.Request) -> None:
@@ -106,7 +121,7 @@ class RequestDesk:
             started=time.time(),
         )
         document = self._jobs[peer.process] = _Document(entry)
-        self._server.jobs_table.put(peer.job, document)
+        self._server.tables.jobs.put(peer.job, document)
 
     def driver_left(self, peer: Peer) -> None:
         """Note that a job's driver has gone."""
@@ -116,7 +131,7 @@ class RequestDesk:
             if entry.state == "RUNNING":
                 entry.state = "DEAD"
             entry.finished = time.time()
-            self._server.jobs_table.put(peer.job, document)
+            self._server.tables.jobs.put(peer.job, document)
 
     def _leave(self, peer: Peer, number: int, payload: bytes) -> object:
         document = self._jobs.get(peer.process)
@@ -126,6 +141,11 @@ class RequestDesk:
         return _LATER
 
     def _end_session(self, peer: Peer, number: int, payload: bytes) -> object:
+        self._refuse_to_end_what_a_program_has()
+        self._server.later(0.0, self._server.workers.end_session)  # the answer goes first
+        return True
+
+    def _refuse_to_end_what_a_program_has(self) -> None:
         server = self._server
         if not server.identity.is_detached:
             pids = [each.hello.pid for each in server.peers.values() if each.hello.role == "driver"]
@@ -133,8 +153,16 @@ class RequestDesk:
                 f"the session in {server.identity.session} ends with the program that started it "
                 f"(its drivers are the processes {', '.join(map(str, sorted(pids)))}); end that"
             )
-        server.later(0.0, server.workers.end_session)  # the answer goes first
-        return True
+
+    def _drain(self, peer: Peer, number: int, payload: bytes) -> object:
+        """Let the node leave, or go on with that; the answer says what it waits for."""
+        seconds, by_owner = msgspec.msgpack.decode(payload, type=tuple[float, bool])
+        if not by_owner:
+            self._refuse_to_end_what_a_program_has()
+        server = self._server
+        server.handle(events.DrainRequested(seconds, is_last=not server.identity.cluster))
+        draining = server.core.draining
+        return "" if draining is None else draining.awaited
 
     def _answer_when_quiet(self, peer: Peer, number: int, before: int, deadline: float) -> None:
         """Answer when nothing more comes of what the driver's tasks have printed."""
@@ -154,8 +182,12 @@ class RequestDesk:
         return _LATER
 
     def _barrier(self, peer: Peer, number: int, payload: bytes) -> object:
-        # The answer says that everything before the request has been read and acted on.
-        return True
+        # The answer says that everything before the request has been read and acted on, and that
+        # other nodes know of what the process holds of theirs.
+        if self._server.core.between is None:
+            return True
+        self._server.handle(events.WordAsked(peer.process, number))
+        return _LATER
 
     # --- where the memory is --------------------------------------------------------------
 
@@ -207,17 +239,30 @@ class RequestDesk:
         name, namespace = msgspec.msgpack.decode(payload, type=tuple[str, str])
         return self._ask(peer, number, wire.FindActor(0, name, namespace))
 
-    def _ask(self, peer: Peer, number: int, message: wire.ClaimName | wire.FindActor) -> object:
+    def _ask(self, peer: Peer, number: int, message: _Question) -> object:
         self._numbers += 1
         message.number = self._numbers
         self._asked[self._numbers] = (peer.process, number, message)
-        self._server.send_global(message)
+        self._server.cluster.send(message)
         return _LATER
 
     def ask_again(self) -> None:
         """Ask a global scheduler that has just come what another has not answered."""
         for _, _, message in self._asked.values():
-            self._server.send_global(message)
+            self._server.cluster.send(message)
+
+    # --- placement groups -----------------------------------------------------------------
+
+    def _create_group(self, peer: Peer, number: int, payload: bytes) -> object:
+        message = msgspec.msgpack.decode(payload, type=wire.CreateGroup)
+        return self._ask(peer, number, message)
+
+    def _remove_group(self, peer: Peer, number: int, payload: bytes) -> object:
+        group_id = msgspec.msgpack.decode(payload, type=bytes)
+        return self._ask(peer, number, wire.RemoveGroup(0, PlacementGroupID(group_id)))
+
+    def _groups(self, peer: Peer, number: int, payload: bytes) -> object:
+        return self._ask(peer, number, wire.ListGroups(0))
 
     # --- the cluster ----------------------------------------------------------------------
 
@@ -228,23 +273,40 @@ class RequestDesk:
             if asked is not None:
                 process, number, _ = asked
                 self.answer(process, number, (message.actor_id, message.handle))
+        elif isinstance(message, wire.GroupsAnswered):
+            asked = self._asked.pop(message.number, None)
+            if asked is not None:
+                process, number, _ = asked
+                refusal = message.refusal
+                error = serialize_error(UsageError(refusal)) if refusal else b""
+                self.answer(process, number, message.groups, error)
+        elif isinstance(message, wire.NodesListed):
+            asked = self._asked.pop(message.number, None)
+            if asked is not None:
+                process, number, _ = asked
+                self.answer(process, number, self._with_own_status(message.nodes))
         elif isinstance(message, wire.ClusterView):
             self._view = message.nodes
 
     def _nodes(self, peer: Peer, number: int, payload: bytes) -> object:
+        if self._server.cluster.is_up and self._view.keys() - {self._server.identity.number}:
+            return self._ask(peer, number, wire.ListNodes(0))
+        seen = [
+            NodeStatus(node, True, in_units(total), in_units(available), queued=int(queued))
+            for node, (total, available, queued) in self._view.items()
+        ]
+        return self._with_own_status(seen)
+
+    def _with_own_status(self, nodes: list[NodeStatus]) -> list[NodeStatus]:
+        """Return the nodes with what is known of this one now."""
         server = self._server
         core = server.core
         pool = core.pool
-        others = [
-            NodeStatus(node, True, in_units(total), in_units(available), queued=int(queued))
-            for node, (total, available, queued) in self._view.items()
-            if node != server.identity.number
-        ]
         own = NodeStatus(
             server.identity.number,
             True,
-            in_units(pool.resources.total),
-            in_units(pool.resources.available),
+            in_units(ungrouped(pool.resources.total)),
+            in_units(ungrouped(pool.resources.available)),
             server.identity.arena_size,
             server.store.used,
             len(core.tasks),
@@ -254,18 +316,11 @@ class RequestDesk:
             len(pool.workers),
             server.drivers,
             server.identity.session,
+            versions_here(),
+            server.bytes_sent,
         )
+        others = [status for status in nodes if status.node != own.node]
         return sorted([own, *others], key=lambda status: status.node)
-
-    def _resources(self, peer: Peer, number: int, payload: bytes) -> object:
-        total = msgspec.msgpack.decode(payload, type=bool)
-        ours = self._server.core.pool.resources
-        summed = dict(ours.total if total else ours.available)
-        for node, (all_of, free, _) in self._view.items():
-            if node != self._server.identity.number:
-                for name, amount in (all_of if total else free).items():
-                    summed[name] = summed.get(name, 0) + amount
-        return summed
 
 
 _LATER = object()

@@ -143,6 +143,12 @@ class Room:
         return self._above or bool(self._waiting)
 
     @property
+    def wanted(self) -> int:
+        """Bytes that would have to leave the store for the pressure to end."""
+        asked = sum(request.size for request in self._waiting)
+        return max(0, self._store.used - self._low, asked)
+
+    @property
     def is_waited_for(self) -> bool:
         """Whether any request waits, so that the clock must tick."""
         return bool(self._waiting)

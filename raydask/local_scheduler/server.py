@@ -11,22 +11,35 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.config import Config, shared_packages
 from raydask.control import schema
 from raydask.control.write_behind import WriteBehind
-from raydask.ids import ProcessNumber
+from raydask.control.write_behind_state import DirtyTable
+from raydask.ids import (
+    FunctionID,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    is_peer,
+    job_number,
+    node_of_peer,
+)
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import (
     Action,
     AnswerRegion,
+    CancelPull,
     DeleteSpillFile,
     EndForkServer,
     EndProcess,
+    EndSession,
     FillMemory,
+    ForgetPull,
     GiveBackMemory,
     KillWorker,
     MeasureWorker,
@@ -35,9 +48,11 @@ from raydask.local_scheduler.actions import (
     Send,
     SendControl,
     SendGlobal,
+    StartPull,
     StartWorkers,
     WriteSpillFile,
 )
+from raydask.local_scheduler.global_link import GlobalLink
 from raydask.local_scheduler.memory_rounds import MemoryRounds, memory_settings
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.requests import RequestDesk
@@ -50,8 +65,11 @@ from raydask.object_store.spiller import Spiller
 from raydask.object_store.state import StoreState
 from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
-from raydask.wire.handshake import refusal_of
+from raydask.wire.handshake import judge
 from raydask.wire.loop_connection import FrameProtocol, OutputProtocol, PendingWrites
+
+if TYPE_CHECKING:
+    from raydask.local_scheduler.node_links import NodeLinks
 
 _log = logging.getLogger("raydask.node")
 
@@ -73,6 +91,13 @@ class NodeIdentity(NamedTuple):
     gpus : list of int
     is_detached : bool
         Whether the session has no driver of its own, whose end it ends with.
+    labels : mapping of str to str
+    link, data : str
+        Where other nodes connect to this one, as in ``RegisterNode``.
+    cluster : str
+        The identity of the cluster that the node has joined; empty at its head.
+    head_versions : mapping of str to str
+        What that head runs, by names of ``raydask.wire.versions``; empty at a head.
     """
 
     number: int
@@ -81,6 +106,20 @@ class NodeIdentity(NamedTuple):
     arena_size: int
     gpus: list[int]
     is_detached: bool = False
+    labels: Mapping[str, str] = MappingProxyType({})
+    link: str = ""
+    data: str = ""
+    cluster: str = ""
+    head_versions: Mapping[str, str] = MappingProxyType({})
+
+
+class Tables(NamedTuple):
+    """What of this node is in the control state."""
+
+    jobs: DirtyTable[int]
+    tasks: DirtyTable[TaskID]
+    objects: DirtyTable[ObjectID]
+    functions: DirtyTable[FunctionID]
 
 
 class Peer:
@@ -125,8 +164,13 @@ class NodeServer:
         self.identity = identity
         self.config = config
         self._preload = shared_packages(config)
-        self._writer = writer
-        self.jobs_table = writer.table(schema.job_key)
+        self.writer = writer
+        self.tables = Tables(
+            writer.table(schema.job_key),
+            writer.table(schema.task_key),
+            writer.table(schema.object_key),
+            writer.table(schema.function_key),
+        )
         self._spiller = spiller
         self.store = StoreState(identity.arena_size, config.slab_size)
         idle = max(1, resources.get("CPU", 0) // RESOURCE_UNIT)
@@ -135,7 +179,11 @@ class NodeServer:
             Resources(resources, identity.gpus),
             Pipeline(config.pipeline_seconds, config.pipeline_tasks),
             PoolSettings(
-                idle, config.idle_worker_seconds, config.reclaim_after, config.start_timeout
+                idle,
+                config.idle_worker_seconds,
+                config.reclaim_after,
+                config.start_timeout,
+                config.locality,
             ),
             self.store,
             RoomSettings(
@@ -144,13 +192,8 @@ class NodeServer:
                 config.store_full_seconds,
                 config.inline_share,
             ),
-            Journals(
-                writer.table(schema.task_key),
-                writer.table(schema.object_key),
-                writer.table(schema.function_key),
-                writer.record,
-            ),
-            Paths(self._address_of, spiller.path_of),
+            Journals(self.tables.tasks, self.tables.objects, self.tables.functions, writer.record),
+            Paths(self.address_of, spiller.path_of),
             config.infeasible_seconds,
             memory_settings(config, identity.arena_size, idle),
         )
@@ -161,9 +204,11 @@ class NodeServer:
         self._process_count = 0
         self._job_count = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._global: FrameProtocol | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._heartbeat_at = 0.0
+        self.links: NodeLinks | None = None
+        """Set by whoever starts the node, where other nodes can reach it."""
+        self.cluster = GlobalLink(self)
         self.desk = RequestDesk(self)
         self.workers = WorkerProcesses(self)
         self._do = self._action_table()
@@ -174,7 +219,7 @@ class NodeServer:
         return {
             Send: self._do_send,
             SendControl: self._do_send_control,
-            SendGlobal: self._do_send_global,
+            SendGlobal: lambda action: self.cluster.send(action.message),
             StartWorkers: self.workers.start_workers,
             PrepareWorkers: self.workers.prepare,
             EndForkServer: self.workers.end_fork_server,
@@ -187,6 +232,10 @@ class NodeServer:
             RetireWorker: self.workers.retire,
             MeasureWorker: self._memory.measure_worker,
             EndProcess: self._do_end_process,
+            StartPull: self._do_start_pull,
+            CancelPull: self._do_cancel_pull,
+            EndSession: lambda action: self.workers.end_session(),
+            ForgetPull: self._do_forget_pull,
         }
 
     def _message_table(self) -> dict[type, Callable[[Peer, Any], None]]:
@@ -228,29 +277,6 @@ class NodeServer:
         """Return the protocol of a new connection."""
         return FrameProtocol(self._on_first_message, None, self.writes)
 
-    def connect_global(self, protocol: FrameProtocol) -> None:
-        """Use a connection to the global scheduler, and introduce the node to it."""
-        self._global = protocol
-        protocol.on_message = self._on_global_message
-        protocol.send(
-            wire.RegisterNode(
-                self.identity.number,
-                os.getpid(),
-                self.identity.session,
-                os.uname().nodename,
-                self.core.pool.resources.total,
-                {},
-                self.identity.arena_size,
-                self.core.actors.living,
-            )
-        )
-        self.handle(events.GlobalSchedulerCame())
-        self.desk.ask_again()
-
-    def lost_global(self) -> None:
-        """Do without a global scheduler until there is one again."""
-        self._global = None
-
     @property
     def drivers(self) -> int:
         """How many drivers there are."""
@@ -280,33 +306,22 @@ class NodeServer:
         self.handle(events.ClockTicked())
         if now - self._heartbeat_at >= _HEARTBEAT_SECONDS:
             self._heartbeat_at = now
-            self._heartbeat()
+            self.cluster.heartbeat()
         self._memory.tick(now)
         pause = _FAST_TICK if self.core.is_busy else _SLOW_TICK
         self._ticker = self._loop.call_later(pause, self._tick)
 
     def _write_behind(self) -> None:
         assert self._loop is not None
-        self._loop.call_later(self._writer.tick(), self._write_behind)
+        self._loop.call_later(self.writer.tick(), self._write_behind)
 
-    def _heartbeat(self) -> None:
-        pool = self.core.pool
-        if self._global is not None:
-            self._global.send(
-                wire.Heartbeat(
-                    self.identity.number,
-                    pool.resources.available,
-                    pool.queued,
-                    pool.queued_seconds,
-                    self.store.used,
-                    len(self.core.tasks),
-                    len(self.core.objects.records),
-                    len(pool.workers),
-                    self.drivers,
-                )
-            )
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes of objects have been sent to other nodes."""
+        return self.links.transfers.bytes_sent if self.links is not None else 0
 
-    def _address_of(self, process: ProcessNumber) -> str:
+    def address_of(self, process: ProcessNumber) -> str:
+        """Return the path of a worker's socket for callers of its actor."""
         return os.path.join(self.identity.session, f"w{process}.sock")
 
     # --- connections ----------------------------------------------------------------------
@@ -320,6 +335,8 @@ class NodeServer:
             self._welcome(protocol, hello)
         elif hello.role == "control":
             self._control_connected(protocol, hello)
+        elif hello.role == "call" and self.links is not None:
+            self.links.relays.call(protocol, hello.node, hello.process)
         elif hello.role in ("stdout", "stderr"):
             peer = self.peers.get(ProcessNumber(hello.process))
             if peer is not None:
@@ -331,13 +348,19 @@ class NodeServer:
             protocol.close()
 
     def _welcome(self, protocol: FrameProtocol, hello: wire.Hello) -> None:
-        refusal = refusal_of(hello)
+        head = self.identity.head_versions
+        refusal, warning = judge(
+            hello,
+            ours="this node",
+            theirs=f"the {hello.role}",
+            beside=[("the head", head)] if head else [],
+        )
         self._process_count += 1
         process = ProcessNumber(self._process_count)
         job = 0
         if hello.role == "driver" and not refusal:
             self._job_count += 1
-            job = self.identity.number * 65536 + self._job_count
+            job = job_number(self.identity.number, self._job_count)
         protocol.send(
             wire.Welcome(
                 self.identity.number,
@@ -351,6 +374,7 @@ class NodeServer:
                 refusal,
                 self.config.record_call_sites,
                 self._preload,
+                warning,
             )
         )
         if refusal:
@@ -439,7 +463,10 @@ class NodeServer:
 
     def _on_put_for(self, peer: Peer, message: wire.PutFor) -> None:
         holder = ProcessNumber(message.process)
-        self.handle(events.ObjectsPut(peer.process, holder, message.values))
+        if message.node in (0, self.identity.number):
+            self.handle(events.ObjectsPut(peer.process, holder, message.values))
+        else:
+            self.handle(events.ResultsReturned(peer.process, message.node, holder, message.values))
 
     def _on_promise(self, peer: Peer, message: wire.Promise) -> None:
         self.handle(events.ObjectsPromised(peer.process, message.object_ids))
@@ -479,16 +506,24 @@ class NodeServer:
         worker = self.core.pool.workers.get(peer.process)
         job = worker.job if worker is not None else peer.job
         name = peer.task_name
-        batch = wire.LogLines([wire.LogLine(peer.hello.pid, name, stream, line) for line in lines])
-        for other in self.peers.values():
-            if other.job == job and other.hello.role == "driver" and other.hello.log_to_driver:
-                other.protocol.send(batch)
+        batch = [wire.LogLine(peer.hello.pid, name, stream, line) for line in lines]
+        self.show_lines(job, batch)
+        if self.links is not None:
+            self.links.forward_lines(job, batch)
+
+    def show_lines(self, job: int, lines: list[wire.LogLine]) -> None:
+        """Have a job's driver show what its workers have printed, if it is here."""
+        for peer in self.peers.values():
+            if peer.job == job and peer.hello.role == "driver" and peer.hello.log_to_driver:
+                peer.protocol.send(wire.LogLines(lines))
 
     # --- what the core wants --------------------------------------------------------------
 
     def _do_send(self, action: Send) -> None:
         peer = self.peers.get(action.process)
         if peer is None:
+            if self.links is not None and is_peer(action.process):
+                self.links.send(node_of_peer(action.process), action.message)
             return
         message = action.message
         if type(message) is wire.Execute and message.templates:
@@ -499,10 +534,6 @@ class NodeServer:
         peer = self.peers.get(action.process)
         if peer is not None and peer.control is not None:
             peer.control.send(action.message)
-
-    def _do_send_global(self, action: SendGlobal) -> None:
-        if self._global is not None:
-            self._global.send(action.message)
 
     def _do_write_spill_file(self, action: WriteSpillFile) -> None:
         loop = self._loop
@@ -523,27 +554,30 @@ class NodeServer:
         self.handle(events.SpillEnded(file, "" if error is None else str(error)))
 
     def _do_answer_region(self, action: AnswerRegion) -> None:
+        if not action.process:
+            # Room for an object that this node fetches itself.
+            answer = events.RoomAnswered(action.number, action.offset, action.error)
+            self.later(0.0, self.handle, answer)
+            return
         offset = None if action.error else action.offset
         self.desk.answer(action.process, action.number, offset, action.error)
 
+    def _do_start_pull(self, action: StartPull) -> None:
+        if self.links is not None:
+            self.links.start_pull(action)
+
+    def _do_cancel_pull(self, action: CancelPull) -> None:
+        if self.links is not None:
+            self.links.cancel_pull(action)
+
+    def _do_forget_pull(self, action: ForgetPull) -> None:
+        if self.links is not None:
+            self.links.forget_pull(action)
+
     def _do_end_process(self, action: EndProcess) -> None:
         _log.error("process %d is cut off: %s", action.process, action.reason)
+        if self.links is not None and is_peer(action.process):
+            self.links.cut_off(node_of_peer(action.process))
         peer = self.peers.get(action.process)
         if peer is not None:
             peer.protocol.close()
-
-    # --- the global scheduler ---------------------------------------------------------------
-
-    def send_global(self, message: object) -> None:
-        """Send a message to the global scheduler, if there is one."""
-        self._do_send_global(SendGlobal(message))
-
-    def _on_global_message(self, protocol: FrameProtocol, message: Any) -> None:
-        if isinstance(message, wire.ActorPlaced):
-            self.handle(events.ActorWasPlaced(message.actor_id, message.node))
-        elif isinstance(message, wire.Placed):
-            self.handle(events.TasksPlaced(message.placements))
-        elif isinstance(message, wire.Infeasible):
-            self.handle(events.TasksFoundInfeasible(message.task_ids, message.detail))
-        else:
-            self.desk.on_global_message(message)

@@ -2,33 +2,40 @@
 
 It is the home of every task and object made on its node.  It takes tasks from submission to
 their end (`TaskTable`), gives ready ones to workers (`WorkerPool`), counts who holds what
-(`ObjectTable`), and follows the lives of actors (`ActorTable`).  This module is what they have
-in common: the table of events, and the processes that come and go.  Time comes in with every
-event; what is to be done goes out as actions; changes are noted in journals, from which
-the control state is written behind.
+(`ObjectTable`), follows the lives of actors (`ActorTable`), and ends with a job what belongs to it
+(`Jobs`).  This module is what they have in common: the table of events, and the processes that
+come and go.  Time comes in with every event; what is to be done goes out as actions; changes are
+noted in journals, from which the control state is written behind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raydask.control.write_behind_state import Journal, Source
 from raydask.errors import InternalError, TaskCancelledError
-from raydask.ids import ObjectID, ProcessNumber, TaskID
-from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import (
-    Action,
-    EndProcess,
-    Send,
+from raydask.ids import (
+    NodeNumber,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    home_of,
+    home_of_job,
 )
+from raydask.local_scheduler import events
+from raydask.local_scheduler.actions import Action, EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.bundles import BundleTable
+from raydask.local_scheduler.drivers import Drivers
 from raydask.local_scheduler.functions import FunctionTable
 from raydask.local_scheduler.interruption import Interruptions
+from raydask.local_scheduler.jobs import Jobs
 from raydask.local_scheduler.memory_watch import MemorySettings, MemoryWatch
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
+from raydask.local_scheduler.placements import Placements
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.records import (
     TaskRecord,
@@ -37,15 +44,20 @@ from raydask.local_scheduler.records import (
     WorkerRecord,
 )
 from raydask.local_scheduler.room import Room, RoomSettings
-from raydask.local_scheduler.tasks import OPEN, TaskTable
+from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import PoolSettings, WorkerPool
 from raydask.object_store.state import StoreState
 from raydask.serialization import serialize_error
-from raydask.wire.messages import (
-    ActorState,
-    JobSettings,
-    Notice,
-)
+from raydask.task import TaskTemplate
+from raydask.wire.messages import Reply
+
+if TYPE_CHECKING:
+    from raydask.local_scheduler.between_nodes import BetweenNodes
+    from raydask.local_scheduler.draining import Draining
+
+
+_TRUE = b"\xc3"
+"""In msgpack."""
 
 
 class Journals(NamedTuple):
@@ -109,14 +121,12 @@ class LocalScheduler:
         self.actors = ActorTable(node, self.pool, self._outgoing, paths.worker_socket)
         self._templates: dict[ProcessNumber, dict[int, TemplateRecord]] = {}
         self._template_count = 0
-        self._jobs: dict[ProcessNumber, int] = {}
-        self._job_has_ended = False
-        """Since the last tick."""
+        self._drivers = Drivers(self.pool, self._outgoing)
         self._functions = FunctionTable(self.objects, journals.functions)
         self.pool.functions = self._functions.records
         self._passed_up = PassedUpTasks(node, self._outgoing, infeasible_seconds)
         self._interruptions = Interruptions(self.pool, self._outgoing)
-        self.memory = MemoryWatch(memory_settings, self.pool, self.actors, self._tell_drivers)
+        self.memory = MemoryWatch(memory_settings, self.pool, self.actors, self._drivers.tell)
         self._work = TaskTable(
             node,
             store,
@@ -130,21 +140,45 @@ class LocalScheduler:
             journals.tasks,
             journals.record,
         )
-        self.room = Room(
-            room_settings,
-            store,
-            self.objects,
-            self._outgoing,
-            paths.spill_file,
-            self._announce,
-            self.pool.others_work,
-        )
+        self.room = self._new_room(room_settings, paths)
         self.tasks = self._work.records
+        self.bundles = BundleTable(self.pool, self._work, self._outgoing, self._drivers.tell)
+        self._node = NodeNumber(node)
+        self._jobs = self._new_jobs()
+        self._placements = Placements(
+            self._node, self._work, self.actors, self._passed_up, self._drivers.tell
+        )
+        self.between: BetweenNodes | None = None
+        self.draining: Draining | None = None
         self._now = 0.0
         self._handlers = self._table()
 
+    def _new_room(self, settings: RoomSettings, paths: Paths) -> Room:
+        return Room(
+            settings,
+            self.store,
+            self.objects,
+            self._outgoing,
+            paths.spill_file,
+            self._drivers.announce,
+            self.pool.others_work,
+        )
+
+    def _new_jobs(self) -> Jobs:
+        return Jobs(
+            self._node,
+            self._drivers,
+            self._work,
+            self.pool,
+            self.actors,
+            self.bundles,
+            self._functions,
+            self._outgoing,
+        )
+
     def _table(self) -> dict[type, Callable[[Any], None]]:
         """Return what handles each event."""
+        objects = self.objects
         return {
             events.DriverJoined: self._on_driver_joined,
             events.DriverLeft: self._on_driver_left,
@@ -160,11 +194,13 @@ class LocalScheduler:
             events.ObjectsWatched: self._on_watched,
             events.WorkerUnblocked: self._on_unblocked,
             events.ObjectsPut: self._on_put,
-            events.ObjectsPromised: self._on_promised,
-            events.ObjectsAcquired: self._on_acquired,
-            events.ObjectsReleased: self._on_released,
-            events.ObjectsPinned: self._on_pinned,
-            events.ObjectsUnpinned: self._on_unpinned,
+            events.ResultsReturned: self._on_results_returned,
+            events.WordAsked: self._on_word_asked,
+            events.ObjectsPromised: lambda event: objects.promise(event.process, event.object_ids),
+            events.ObjectsAcquired: lambda event: objects.acquire(event.process, event.object_ids),
+            events.ObjectsReleased: lambda event: objects.release(event.process, event.object_ids),
+            events.ObjectsPinned: lambda event: objects.pin(event.process, event.object_ids),
+            events.ObjectsUnpinned: lambda event: objects.unpin(event.process, event.object_ids),
             events.RegionRequested: self._on_region_requested,
             events.RegionsRetired: self._on_regions_retired,
             events.SpillEnded: self._on_spill_ended,
@@ -174,11 +210,22 @@ class LocalScheduler:
             events.ActorFollowed: self._on_followed,
             events.KillActorRequested: self._on_kill_actor,
             events.ActorWasPlaced: self._on_actor_placed,
-            events.TasksFoundInfeasible: self._on_infeasible,
-            events.TasksPlaced: self._on_placed,
+            events.TasksFoundInfeasible: self._placements.found_infeasible,
+            events.TasksPlaced: self._placements.placed,
+            events.BundlesWanted: self.bundles.reserve,
+            events.BundlesUnwanted: self.bundles.give_back,
+            events.GroupWasJudged: self.bundles.judged,
             events.GlobalSchedulerCame: self._on_global_scheduler,
             events.WorkerMeasured: self._on_worker_measured,
-            events.MemoryMeasured: self._on_memory_measured,
+            events.MemoryMeasured: lambda event: self.memory.measured(event, self._now),
+            events.NodesCame: self._on_nodes_came,
+            events.NodesLost: self._on_nodes_lost,
+            events.PeerSaid: self._on_peer_said,
+            events.LeasesChanged: self._on_leases_changed,
+            events.RoomAnswered: self._on_room_answered,
+            events.PullEnded: self._on_pull_ended,
+            events.DrainRequested: self._on_drain_requested,
+            events.OthersLeave: self._on_others_leave,
             events.ClockTicked: self._on_tick,
         }
 
@@ -198,19 +245,21 @@ class LocalScheduler:
         """
         self._now = self._work.now = now
         self._handlers[type(event)](event)
+        between = self.between
+        if between is not None and self.room.is_short:
+            between.make_room(self.room.wanted)
         self.room.balance(now)
         self.pool.schedule(now, self.room.is_short)
+        if between is not None:
+            between.balance(now)
         return self._outgoing.take()
 
     # --- processes ------------------------------------------------------------------------
 
     def _on_driver_joined(self, event: events.DriverJoined) -> None:
-        self._jobs[event.process] = event.job
         self._templates[event.process] = {}
         self.objects.join(event.process)
-        self.pool.job_settings[event.job] = JobSettings(
-            event.job, event.namespace, event.search_path, event.folder
-        )
+        self._drivers.joined(event)
 
     def _on_worker_joined(self, event: events.WorkerJoined) -> None:
         self._templates[event.process] = {}
@@ -221,44 +270,16 @@ class LocalScheduler:
         self.pool.starts.failed(event.number, event.job, self._now)
 
     def _on_modules_named(self, event: events.ModulesNamed) -> None:
-        settings = self.pool.job_settings.get(self._job_of(event.process))
+        settings = self.pool.job_settings.get(self._drivers.job_of(event.process))
         if settings is not None:
             self.pool.starts.prepare(settings, event.modules, self._now)
 
     def _on_driver_left(self, event: events.DriverLeft) -> None:
-        job = self._jobs.pop(event.process, None)
+        job = self._drivers.jobs.pop(event.process, None)
         if job is None:
             return
-        self._end_job(job)
+        self._jobs.end(job)
         self._leave(event.process)
-
-    def _end_job(self, job: int) -> None:
-        """End a job's tasks, workers and actors, but not its detached actors."""
-        actors = list(self.actors.records.values())
-        kept = [actor for actor in actors if actor.detached and actor.state != ActorState.DEAD]
-        kept_tasks = {actor.creation for actor in kept}
-        kept_workers = {actor.worker or actor.creation.worker for actor in kept}
-        for actor in actors:
-            if actor.creation.job == job and actor.creation not in kept_tasks:
-                self._work.end_actor(actor, "its driver has ended")
-        error = serialize_error(TaskCancelledError("the driver of the task has ended"))
-        kept_processes = {worker.process for worker in kept_workers if worker is not None}
-        ours = [
-            task
-            for task in self.tasks.values()
-            if task.job == job
-            and task.state in OPEN
-            and task not in kept_tasks
-            and task.submitter not in kept_processes
-        ]
-        self._work.cancel_all(ours, error, force=True)
-        for worker in self.pool.workers.values():
-            if worker.job == job and worker not in kept_workers:
-                self.pool.kill(worker, "its driver has ended")
-        if not any(actor.creation.job == job for actor in kept):
-            self.pool.forget_job(job)
-            self._functions.forget_job(job)
-            self._job_has_ended = True
 
     def _on_worker_left(self, event: events.WorkerLeft) -> None:
         worker = self.pool.workers.get(event.process)
@@ -271,8 +292,9 @@ class LocalScheduler:
         if worker.actor_id is not None:
             actor = self.actors.records.get(worker.actor_id)
             if actor is not None and actor.worker is worker:
-                if self.actors.worker_died(actor, cause):
-                    self._work.actor_is_dead(actor)
+                self._work.creations.actor_process_died(actor, cause)
+            elif self.between is not None:
+                self.between.hosting.worker_died(worker, cause)
         verdict = self.memory.verdict_on(event.process)
         for position, task in enumerate(tasks):
             if task.state == TaskState.ASSIGNED:
@@ -281,12 +303,15 @@ class LocalScheduler:
                 self._work.worker_died_with(task, cause, position == 0, own)
         self._leave(event.process)
         if worker.job and worker.job not in self.pool.job_settings:
-            self._job_has_ended = True  # and with this worker the last that it held may have gone
+            # With this worker the last that its job held may have gone.
+            self._jobs.one_has_ended = True
         self.pool.refill(worker.job)
 
     def _leave(self, process: ProcessNumber) -> None:
         self._templates.pop(process, None)
         self.actors.unfollow(process)
+        if self.between is not None:
+            self.between.distant.unfollow(process)
         self.room.leave(process)
         for object_id in self.objects.leave(process):
             self._work.deliver([self.objects.broken_promise(object_id)])
@@ -298,12 +323,9 @@ class LocalScheduler:
         templates = self._templates.get(process)
         if templates is None:
             return
-        job = self._job_of(process)
+        job = self._drivers.job_of(process)
         for number, template in event.templates:
-            self._template_count += 1
-            record = TemplateRecord(self._template_count, template, job)
-            record.feasible = self.pool.resources.feasible(template.resources)
-            templates[number] = record
+            templates[number] = self._new_template(template, job)
         for spec in event.specs:
             known = templates.get(spec.template)
             if known is None:
@@ -317,38 +339,23 @@ class LocalScheduler:
             error = serialize_error(TaskCancelledError("the driver of the task has ended"))
             self._work.cancel_all(late, error)
 
-    def _job_of(self, process: ProcessNumber) -> int:
-        worker = self.pool.workers.get(process)
-        return worker.job if worker is not None else self._jobs.get(process, 0)
-
-    def _on_placed(self, event: events.TasksPlaced) -> None:
-        for task_id, _ in event.placements:
-            task = self._passed_up.take(task_id)
-            if task is not None and task.state == TaskState.WAITING:
-                self.pool.ready(task)
+    def _new_template(self, template: TaskTemplate, job: int, home: int = 0) -> TemplateRecord:
+        self._template_count += 1
+        record = TemplateRecord(self._template_count, template, job, home)
+        is_ours_to_place = template.strategy is None
+        record.feasible = is_ours_to_place and self.pool.resources.feasible(template.resources)
+        return record
 
     def _on_global_scheduler(self, event: events.GlobalSchedulerCame) -> None:
         self._passed_up.ask_again()
         self.actors.report_all()
-
-    def _on_infeasible(self, event: events.TasksFoundInfeasible) -> None:
-        for task_id in event.task_ids:
-            task = self._passed_up.find(task_id)
-            if task is None:
-                continue
-            self._tell_drivers(task.job, self._passed_up.notice(task, event.detail))
-
-    def _tell_drivers(self, job: int | None, text: str) -> None:
-        """Show a notice to a job's user, or to everybody."""
-        for process, of_job in self._jobs.items():
-            if job is None or of_job == job:
-                self._outgoing.actions.append(Send(process, Notice(text)))
-
-    def _announce(self, process: ProcessNumber, text: str) -> None:
-        self._tell_drivers(self._job_of(process), text)
+        if self.between is not None:
+            self.between.lending.ask_again()
+        if self.draining is not None:
+            self.draining.say_so()
 
     def _on_exported(self, event: events.FunctionExported) -> None:
-        job = self._job_of(event.process)
+        job = self._drivers.job_of(event.process)
         if job in self.pool.job_settings:
             self._functions.export(event.function_id, event.code, event.name, event.nested, job)
 
@@ -394,20 +401,16 @@ class LocalScheduler:
             if tell:
                 self.objects.request(event.holder, [value.object_id])
 
-    def _on_promised(self, event: events.ObjectsPromised) -> None:
-        self.objects.promise(event.process, event.object_ids)
+    def _on_results_returned(self, event: events.ResultsReturned) -> None:
+        if self.between is not None:
+            self.between.return_values(event.process, event.node, event.holder, event.values)
 
-    def _on_acquired(self, event: events.ObjectsAcquired) -> None:
-        self.objects.acquire(event.process, event.object_ids)
-
-    def _on_released(self, event: events.ObjectsReleased) -> None:
-        self.objects.release(event.process, event.object_ids)
-
-    def _on_pinned(self, event: events.ObjectsPinned) -> None:
-        self.objects.pin(event.process, event.object_ids)
-
-    def _on_unpinned(self, event: events.ObjectsUnpinned) -> None:
-        self.objects.unpin(event.process, event.object_ids)
+    def _on_word_asked(self, event: events.WordAsked) -> None:
+        word = Send(event.process, Reply(event.number, b"", _TRUE))
+        if self.between is None:
+            self._outgoing.actions.append(word)
+        else:
+            self.between.borrowing.then(word)
 
     # --- room in the object store ---------------------------------------------------------
 
@@ -454,56 +457,124 @@ class LocalScheduler:
         if event.recursive:
             found = self._work.with_children(found)
         error = serialize_error(TaskCancelledError("the task was cancelled"))
-        self._work.cancel_all(found, error, force=event.force)
+        self._work.cancel_all(found, error, event.force, recursive=event.recursive)
 
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._interruptions.act_on_overdue(self.pool.tick(self._now), self._now)
         self.actors.tick(self._now)
         self.room.tick(self._now)
-        if len(self.pool.job_settings) > len(self._jobs):
-            # Jobs without a driver live as long as their detached actors.
-            actors = self.actors.records.values()
-            alive = {actor.creation.job for actor in actors if actor.state != ActorState.DEAD}
-            for job in self.pool.job_settings.keys() - self._jobs.values() - alive:
-                self._end_job(job)
-        for task, error in self._passed_up.take_overdue(self._now):
+        if self.draining is not None:
+            self.draining.tick(self._now)
+        self._jobs.end_abandoned()
+        for task, error in self._passed_up.overdue(self._now):
             self._work.fail(task, error)
-        if self._job_has_ended:
-            self._job_has_ended = False
+        if self._jobs.one_has_ended:
+            self._jobs.one_has_ended = False
             self.objects.free_circles()
 
     # --- actors ---------------------------------------------------------------------------
 
     def _on_actor_placed(self, event: events.ActorWasPlaced) -> None:
         self._passed_up.take(TaskID(event.actor_id))
-        self.actors.placed(event.actor_id)
+        self.actors.placed(event.actor_id, event.node)
 
     def _on_followed(self, event: events.ActorFollowed) -> None:
-        self.actors.follow(event.process, event.actor_id, self._now)
+        if self.between is not None and home_of(event.actor_id) != self._node:
+            self.between.distant.follow(event.process, event.actor_id)
+        else:
+            self.actors.follow(event.process, event.actor_id, self._now)
 
     def _on_kill_actor(self, event: events.KillActorRequested) -> None:
-        actor = self.actors.records.get(event.actor_id)
-        if actor is None or actor.state == ActorState.DEAD:
-            return
-        if event.no_restart:
-            self._work.end_actor(actor, "raydask.kill() ended it")
+        if self.between is not None and home_of(event.actor_id) != self._node:
+            self.between.distant.kill(event.actor_id, no_restart=event.no_restart)
         else:
-            self.actors.kill(actor, "raydask.kill() ended its process", no_restart=False)
+            self._work.creations.kill_actor(event.actor_id, event.no_restart)
+
+    @property
+    def jobs(self) -> list[int]:
+        """The jobs of this node that have not ended."""
+        return [job for job in self.pool.job_settings if home_of_job(job) == self._node]
 
     # --- memory and load ------------------------------------------------------------------
 
     def _on_worker_measured(self, event: events.WorkerMeasured) -> None:
         self.memory.worker_measured(event.process, event.private, self._now)
 
-    def _on_memory_measured(self, event: events.MemoryMeasured) -> None:
-        self.memory.measured(event, self._now)
-
     @property
     def infeasible(self) -> int:
-        """How many tasks and actors wait for a node that can run them."""
-        return len(self._passed_up)
+        """How many tasks, actors and placement groups wait for nodes that could have them."""
+        return self._passed_up.infeasible + len(self.bundles.infeasible)
 
     @property
     def is_busy(self) -> bool:
         """Whether the clock must tick often."""
-        return self.pool.is_busy or self.room.is_waited_for or self.memory.is_urgent
+        return (
+            self.pool.is_busy
+            or self.room.is_waited_for
+            or self.memory.is_urgent
+            or (self.between is not None and self.between.is_busy)
+            or self.draining is not None
+        )
+
+    # --- other nodes ----------------------------------------------------------------------
+
+    @property
+    def lent_resources(self) -> dict[str, int]:
+        """What tasks of other nodes use here, in steps of 1 / ``RESOURCE_UNIT``."""
+        return self.pool.lent_resources() if self.between is not None else {}
+
+    def _on_nodes_came(self, event: events.NodesCame) -> None:
+        if self.between is None:
+            # A node that is alone has no use for it.
+            from raydask.local_scheduler.between_nodes import BetweenNodes
+
+            self.between = BetweenNodes(
+                self._node,
+                self._work,
+                self.objects,
+                self.pool,
+                self._functions,
+                self.store,
+                self.room,
+                self._outgoing,
+                self.actors,
+                self._new_template,
+                self._jobs.end,
+                self._work.creations.kill_actor,
+            )
+            self._placements.between = self._jobs.between = self.between
+            self.between.draining = self.draining
+        self.between.nodes_came(event.nodes)
+
+    def _on_nodes_lost(self, event: events.NodesLost) -> None:
+        if self.between is not None:
+            self.between.nodes_lost(event.nodes, self._now)
+
+    def _on_peer_said(self, event: events.PeerSaid) -> None:
+        if self.between is not None:
+            self.between.said(event.node, event.message, self._now)
+
+    def _on_leases_changed(self, event: events.LeasesChanged) -> None:
+        if self.between is not None:
+            self.between.lending.leases_changed(event.leases)
+
+    def _on_room_answered(self, event: events.RoomAnswered) -> None:
+        if self.between is not None:
+            self.between.fetching.room_answered(event.number, event.offset, event.error)
+
+    def _on_pull_ended(self, event: events.PullEnded) -> None:
+        if self.between is not None:
+            self.between.fetching.pull_ended(event.number, event.error)
+
+    # --- leaving --------------------------------------------------------------------------
+
+    def _on_drain_requested(self, event: events.DrainRequested) -> None:
+        if self.draining is None:
+            from raydask.local_scheduler.draining import begin_to_leave
+
+            self.draining = begin_to_leave(self, self._outgoing, self._drivers.jobs, event.is_last)
+        self.draining.hasten(self._now + event.seconds)
+
+    def _on_others_leave(self, event: events.OthersLeave) -> None:
+        if self.between is not None:
+            self.between.nodes_leave(event.nodes, self._now)

@@ -5,30 +5,39 @@
     WAITING --inputs--> READY --worker--> ASSIGNED --result--> FINISHED | FAILED
        |                  |  <--reclaimed, retried--  |
        +------------------+-------cancelled-----------+------> CANCELLED
+       |                  |                                        ^
+       +-inputs elsewhere-+--------> LENT --------result-----------+
 
 A task holds its inputs until it has ended.  It is remembered after that as long as one of its
 returns exists, because with it the return could be made again.  The creation of an actor is
-a task too, which ends for good when the actor does.
+a task too, which ends for good when the actor does (`Creations`).
+
+A task whose inputs exist, but on other nodes, waits until it is lent to one of these or its inputs
+have been brought here (`Elsewhere`).  *Guests* are tasks of other nodes that this one runs: their
+results go to their homes, which alone decide what becomes of a task that has failed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from raydask.control.tables import EventKind, TaskEvent
+from raydask.control.tables import EventKind
 from raydask.control.write_behind_state import Journal, Source
-from raydask.errors import ActorDiedError, InternalError, OutOfMemoryError, WorkerCrashedError
-from raydask.ids import ObjectID, ProcessNumber, TaskID, return_id
+from raydask.errors import InternalError
+from raydask.ids import ObjectID, ProcessNumber, TaskID, is_peer, return_id
 from raydask.local_scheduler.actions import EndProcess, Send
 from raydask.local_scheduler.actors import ActorTable
+from raydask.local_scheduler.creations import Creations
+from raydask.local_scheduler.elsewhere import Elsewhere
 from raydask.local_scheduler.interruption import Interruptions
-from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict
+from raydask.local_scheduler.memory_watch import MemoryWatch, Verdict, death_of
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.passing_up import PassedUpTasks
 from raydask.local_scheduler.policy import order_key
 from raydask.local_scheduler.records import (
-    ActorRecord,
+    OPEN,
+    ObjectRecord,
     TaskRecord,
     TaskState,
     TemplateRecord,
@@ -36,10 +45,9 @@ from raydask.local_scheduler.records import (
 )
 from raydask.local_scheduler.worker_pool import WorkerPool
 from raydask.object_store.state import StoreState
-from raydask.serialization import serialize, serialize_error
+from raydask.serialization import serialize_error
 from raydask.task import TaskKind, TaskSpec
 from raydask.wire.messages import (
-    ActorState,
     ObjectValue,
     Progress,
     TaskResult,
@@ -49,20 +57,16 @@ from raydask.wire.messages import (
 
 _ERROR = int(ValueKind.ERROR)
 _STORED = int(ValueKind.STORED)
-_INLINE = int(ValueKind.INLINE)
 _OK = int(TaskStatus.OK)
 _CANCELLED = int(TaskStatus.CANCELLED)
+_FAILED = int(TaskStatus.FAILED)
 _NOTABLE_SECONDS = 0.001
 """Shorter tasks that succeed leave no event: they are many, and too short for a timeline."""
 _EVENT_KINDS: dict[int, EventKind] = {_OK: "FINISHED", _CANCELLED: "CANCELLED"}
-_NONE = serialize(None).to_bytes()
-
-OPEN = frozenset((TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED))
-"""The states of a task that has not ended."""
 
 
 class TaskTable:
-    """All tasks at home here.
+    """All tasks at home here, and the guests.
 
     Parameters
     ----------
@@ -85,6 +89,10 @@ class TaskTable:
         In the order of submission.
     now : float
         Seconds since the epoch; set by the core before each event.
+    elsewhere : Elsewhere or None
+        None as long as there is no other node.
+    creations : Creations
+        What is particular to the tasks that create actors.
     """
 
     def __init__(
@@ -106,7 +114,7 @@ class TaskTable:
         self._objects = objects
         self._pool = pool
         self._actors = actors
-        self._passed_up = passed_up
+        self.passed_up = passed_up
         self._interruptions = interruptions
         self._memory = memory
         self._outgoing = outgoing
@@ -115,6 +123,8 @@ class TaskTable:
         self._sequence = 0
         self.records: dict[TaskID, TaskRecord] = {}
         self.now = 0.0
+        self.elsewhere: Elsewhere | None = None
+        self.creations = Creations(self, pool, actors, journal)
 
     # --- submission -----------------------------------------------------------------------
 
@@ -128,12 +138,19 @@ class TaskTable:
         task = TaskRecord(spec, template, job, process, key, self.now)
         self.records[spec.task_id] = task
         objects = self._objects
+        hold = objects.hold
+        if is_peer(process):
+            task.is_guest = True
+            task.retries = 0  # what becomes of it is for its home to say
+            hold = objects.hold_for_guest
         failed: ObjectValue | None = None
         missing = 0
         for object_id in spec.dependencies:
-            record = objects.hold(object_id)
+            record = hold(object_id)
             value = record.value
             if value is None:
+                if record.remote is not None and self._is_elsewhere(task, record):
+                    continue
                 missing += 1
                 if record.dependents is None:
                     record.dependents = [task]
@@ -142,30 +159,61 @@ class TaskTable:
             elif value.kind == _ERROR:
                 failed = value
         for object_id in spec.borrowed:
-            objects.hold(object_id)
-        for index in range(options.num_returns):
-            objects.create(return_id(spec.task_id, index), process, task)
-        self._journal.put(spec.task_id, task)
+            hold(object_id)
         task.missing = missing
-        if options.kind == TaskKind.ACTOR_CREATION:
+        if not task.is_guest:
+            for index in range(options.num_returns):
+                objects.create(return_id(spec.task_id, index), process, task)
+            self._journal.put(spec.task_id, task)
+        if options.kind == TaskKind.ACTOR_CREATION and not task.is_guest:
             self._actors.create(task)
             if options.actor is not None and options.actor.detached:
                 objects.hold(return_id(spec.task_id, 0))
         if failed is not None:
             self.fail(task, failed.data, nested=failed.nested)
         elif not missing:
+            self._inputs_exist(task)
+
+    def _is_elsewhere(self, task: TaskRecord, record: ObjectRecord) -> bool:
+        """Count an input that is not here as one that exists elsewhere, if it does."""
+        remote = record.remote
+        assert remote is not None and self.elsewhere is not None
+        if not remote.exists:
+            self.elsewhere.input_unknown(record)
+            return False
+        task.away += 1
+        remote.wanting[task] = remote.wanting.get(task, 0) + 1
+        return True
+
+    def _inputs_exist(self, task: TaskRecord) -> None:
+        if task.away and not self._wants_place(task):
+            assert self.elsewhere is not None
+            self.elsewhere.inputs_exist(task)
+        else:
             self._inputs_are_here(task)
 
+    def _wants_place(self, task: TaskRecord) -> bool:
+        return task.template.template.kind == TaskKind.ACTOR_CREATION and not task.is_guest
+
     def _inputs_are_here(self, task: TaskRecord) -> None:
-        is_creation = task.template.template.kind == TaskKind.ACTOR_CREATION
-        if is_creation:
-            if not task.template.feasible:
-                self._passed_up.wait_for_place(task, self.now)
-            self._actors.ask_for_place(task)
+        if self._wants_place(task):
+            self.creations.ask_for_place(task)
         elif task.template.feasible:
             self._pool.ready(task)
         else:
-            self._passed_up.pass_up(task, self.now)
+            self.find_place(task)
+
+    def find_place(self, task: TaskRecord) -> None:
+        """Ask for a place for a task, or take the one here that it has been given."""
+        if not (task.is_guest or self.passed_up.stays(task)):
+            self.passed_up.pass_up(task, self.now)
+        elif self._pool.resources.feasible(task.template.template.resources):
+            self._pool.ready(task)
+        elif task.is_guest:
+            assert self.elsewhere is not None
+            self.elsewhere.decline(task)
+        else:
+            self.passed_up.pass_up(task, self.now)
 
     # --- values ---------------------------------------------------------------------------
 
@@ -204,10 +252,42 @@ class TaskTable:
                     continue
                 task.missing -= 1
                 if not task.missing:
-                    self._inputs_are_here(task)
+                    self._inputs_exist(task)
         # Only now: what a failed task holds may be all that keeps the refs inside the error.
         for task in failed:
-            self._close_failed(task)
+            self.close_delivered(task)
+
+    def found_elsewhere(self, record: ObjectRecord, nested: list[ObjectID]) -> None:
+        """Take in that an object is stored on another node; see `ObjectTable.exists_elsewhere`."""
+        for task in self._objects.exists_elsewhere(record, nested):
+            if task.state != TaskState.WAITING:
+                continue
+            task.missing -= 1
+            self._is_elsewhere(task, record)
+            if not task.missing:
+                self._inputs_exist(task)
+
+    def came(
+        self, record: ObjectRecord, value: ObjectValue, nested: Sequence[ObjectID] = ()
+    ) -> None:
+        """Take in what was elsewhere, or an error, which contains the refs of `nested`."""
+        wanting = self._objects.came(record, value)
+        dependents, record.dependents = record.dependents or [], None
+        for task in (*dependents, *wanting):
+            if task.state != TaskState.WAITING:
+                continue
+            if value.kind == _ERROR:
+                self.fail(task, value.data, nested=nested)
+                continue
+            if task in wanting:
+                task.away -= wanting[task]
+                if not task.away and self.elsewhere is not None:
+                    self.elsewhere.inputs_came(task)
+            else:
+                task.missing -= 1
+            if not task.missing:
+                self._inputs_exist(task)
+        self._objects.settle(record)
 
     # --- the end of a task ----------------------------------------------------------------
 
@@ -218,9 +298,9 @@ class TaskTable:
         template = task.template
         status = result.status
         if status != _OK or result.duration >= _NOTABLE_SECONDS:
-            self._note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
+            self.note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
         if template.template.kind == TaskKind.ACTOR_CREATION:
-            self._creation_ended(worker, task, result)
+            self.creations.ended(worker, task, result)
             return
         self._pool.ended(worker, task, self.now)
         if status == _OK:
@@ -232,45 +312,46 @@ class TaskTable:
         else:
             task.state = TaskState.CANCELLED if status == _CANCELLED else TaskState.FAILED
             task.error = result.error
+        if task.is_guest:
+            result.values = [self.seal(worker.process, value) for value in result.values]
+            self.close_guest(task, result)
+            return
         task.live += 1  # so that it is not forgotten before it is closed
         for value in result.values:
             self.deliver([self.seal(worker.process, value)])
-        task.live -= 1
-        self._close(task)
+        self.close_delivered(task)
 
-    def _note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
-        self._record(
-            TaskEvent(
-                kind,
-                self.now,
-                task.spec.task_id.hex(),
-                task.template.template.name,
-                task.job,
-                self._node,
-                task.worker_pid,
-                task.attempts,
-                task.started,
-                error,
-            )
-        )
+    def close_guest(self, task: TaskRecord, result: TaskResult) -> None:
+        """Close a guest that has ended, and report how."""
+        assert self.elsewhere is not None
+        self.elsewhere.guest_ended(task, result)
+        self.close(task)
 
-    def _close(self, task: TaskRecord) -> None:
+    def note(self, task: TaskRecord, kind: EventKind, error: str = "") -> None:
+        """Leave an event of what has happened to a task."""
+        self._record(task.event(kind, self.now, self._node, error))
+
+    def close(self, task: TaskRecord) -> None:
         """End the holds of a task that has reached its last state."""
         task.worker = None
         spec = task.spec
         objects = self._objects
         self._interruptions.forget(task)
-        self._passed_up.take(spec.task_id)
+        self.passed_up.withdraw(spec.task_id)
+        if task.away and self.elsewhere is not None:
+            self.elsewhere.closed(task)
+        drop = objects.drop_for_guest if task.is_guest else objects.drop
         # Before the holds end: the last of them may be what keeps the entry.
-        self._journal.put(spec.task_id, task)
+        if not task.is_guest:
+            self._journal.put(spec.task_id, task)
         for object_id in spec.dependencies:
-            objects.drop(object_id)
+            drop(object_id)
         for object_id in spec.borrowed:
-            objects.drop(object_id)
+            drop(object_id)
         actor = task.template.template.actor
-        if actor is not None and actor.detached:
+        if actor is not None and actor.detached and not task.is_guest:
             objects.drop(return_id(spec.task_id, 0))
-        if task.template.template.observed:
+        if task.template.template.observed and not task.is_guest:
             step = 1 if task.state == TaskState.FINISHED else 2
             progress = Progress([(spec.task_id, step)])
             self._outgoing.actions.append(Send(task.submitter, progress))
@@ -280,14 +361,11 @@ class TaskTable:
     def forget(self, task: TaskRecord) -> None:
         """Forget a task when its last return has gone and it has ended."""
         if task.template.template.kind == TaskKind.ACTOR_CREATION:
-            actor = self._actors.creation_of(task)
-            if actor is not None:
-                if actor.state != ActorState.DEAD:
-                    self.end_actor(actor, "nobody held a handle to it any more")
-                    return
-                self._actors.forget(actor)
+            if not self.creations.forget(task):
+                return
         if task.state not in OPEN and self.records.pop(task.spec.task_id, None) is not None:
-            self._journal.forget(task.spec.task_id)
+            if not task.is_guest:
+                self._journal.forget(task.spec.task_id)
 
     def fail(
         self,
@@ -301,7 +379,7 @@ class TaskTable:
         `nested` are the objects whose refs the error contains.
         """
         self.deliver(self._failed_values(task, error, state, nested))
-        self._close_failed(task)
+        self.close_delivered(task)
 
     def _failed_values(
         self, task: TaskRecord, error: bytes, state: TaskState, nested: Sequence[ObjectID]
@@ -316,18 +394,23 @@ class TaskTable:
         task.error = "see the object's value"
         spec = task.spec
         if template.kind == TaskKind.ACTOR_CREATION:
-            actor = self._actors.creation_of(task)
-            if actor is not None and actor.state != ActorState.DEAD:
-                self._actors.failed(actor, "its __init__ could not run")
+            self.creations.failed(task)
         task.live += 1  # so that it is not forgotten before it is closed
-        return [
+        errors = [
             ObjectValue(return_id(spec.task_id, index), _ERROR, error, 0, 0, list(nested))
             for index in range(template.num_returns)
         ]
+        if not task.is_guest:
+            return errors
+        status = _CANCELLED if state == TaskState.CANCELLED else _FAILED
+        assert self.elsewhere is not None
+        self.elsewhere.guest_ended(task, TaskResult(spec.task_id, status, errors, self.now, 0.0))
+        return []
 
-    def _close_failed(self, task: TaskRecord) -> None:
+    def close_delivered(self, task: TaskRecord) -> None:
+        """Close a task that has ended, now that its values have been delivered."""
         task.live -= 1
-        self._close(task)
+        self.close(task)
 
     def worker_died_with(
         self, task: TaskRecord, cause: str, charged: bool, verdict: Verdict | None = None
@@ -345,21 +428,31 @@ class TaskTable:
             Why the worker was ended, if that was for this task's memory.
         """
         task.worker = None
-        self._note(task, "RETRIED" if task.retries else "FAILED", cause)
+        self.note(task, "RETRIED" if task.retries else "FAILED", cause)
         doom = self._interruptions.doom_of(task)
         if doom is not None:
             self.fail(task, doom, TaskState.CANCELLED)
         elif task.template.template.kind == TaskKind.ACTOR_CREATION:
-            actor = self._actors.creation_of(task)
-            if actor is not None and self._actors.worker_died(actor, cause):
-                self.actor_is_dead(actor)
+            self.creations.worker_died(task, cause)
         elif not charged:
             task.attempts -= 1
-            self._pool.ready(task)
+            self.run_again(task)
+        elif task.is_guest:
+            self._guest_died(task, serialize_error(death_of(task, cause, verdict)))
         elif task.retries == 0:
-            self.fail(task, serialize_error(_death_of(task, cause, verdict)))
+            self.fail(task, serialize_error(death_of(task, cause, verdict)))
         else:
             self._retry(task, hold_back=verdict is not None and verdict.hold_back)
+
+    def _guest_died(self, task: TaskRecord, error: bytes) -> None:
+        """Report a task of another node that its worker has died with: its home may retry it."""
+        task.state = TaskState.FAILED
+        values = [
+            ObjectValue(return_id(task.spec.task_id, index), _ERROR, error)
+            for index in range(task.template.template.num_returns)
+        ]
+        result = TaskResult(task.spec.task_id, _FAILED, values, self.now, 0.0, retryable=True)
+        self.close_guest(task, result)
 
     def _retry(self, task: TaskRecord, *, hold_back: bool = False) -> None:
         """Use up one of the task's retries; with `hold_back` wait for memory first."""
@@ -374,10 +467,78 @@ class TaskTable:
         """Make a task ready that its worker has given back or failed in, unless it is doomed."""
         task.worker = None
         doom = self._interruptions.doom_of(task)
-        if doom is None:
+        if doom is not None:
+            self.fail(task, doom, TaskState.CANCELLED)
+        elif self.elsewhere is None and task.template.feasible:
             self._pool.ready(task)
         else:
-            self.fail(task, doom, TaskState.CANCELLED)
+            self._find_inputs(task)
+
+    def _find_inputs(self, task: TaskRecord) -> None:
+        """Let a task wait for those of its inputs that are not here, or make it ready."""
+        if self.count_away(task):
+            self._inputs_exist(task)
+
+    def count_away(self, task: TaskRecord) -> bool:
+        """Count the inputs of a task that are not here; say whether none is lost."""
+        task.state = TaskState.WAITING
+        task.away = 0
+        for object_id in task.spec.dependencies:
+            record = self._objects.records[object_id]
+            value = record.value
+            if value is None:
+                self._is_elsewhere(task, record)
+            elif value.kind == _ERROR:  # lost meanwhile
+                self.fail(task, value.data)
+                return False
+        return True
+
+    # --- tasks of this node on others -----------------------------------------------------
+
+    def lent(self, task: TaskRecord, node: int) -> None:
+        """Note that another node has a task that was ready, or that waited for its inputs."""
+        if task.away and self.elsewhere is not None:
+            self.elsewhere.closed(task)
+            task.away = 0
+        task.state = TaskState.LENT
+        task.lent_to = node
+        task.attempts += 1
+        self.passed_up.take(task.spec.task_id)
+        self._journal.put(task.spec.task_id, task)
+
+    def lent_ended(self, task: TaskRecord, result: TaskResult) -> bool:
+        """Take in how a task has ended on another node; say whether it has ended for good.
+
+        Its values are to be delivered then, and after that it is to be closed.
+        """
+        task.lent_to = 0
+        task.started = result.started
+        task.finished = result.started + result.duration
+        status = result.status
+        if status != _OK or result.duration >= _NOTABLE_SECONDS:
+            self.note(task, _EVENT_KINDS.get(status, "FAILED"), result.error)
+        if status == _OK:
+            task.template.ended(result.duration)
+            task.state = TaskState.FINISHED
+        elif result.retryable and task.retries and self._interruptions.doom_of(task) is None:
+            self._retry(task)
+            return False
+        else:
+            task.state = TaskState.CANCELLED if status == _CANCELLED else TaskState.FAILED
+            task.error = result.error
+        task.live += 1  # so that it is not forgotten before it is closed
+        return True
+
+    def dismiss(self, task: TaskRecord) -> None:
+        """Forget a guest that has not begun: its home has it again."""
+        task.state = TaskState.CANCELLED
+        self.close(task)
+
+    def given_back(self, task: TaskRecord) -> None:
+        """Place a task anew that another node has given back, not begun."""
+        task.lent_to = 0
+        task.attempts -= 1
+        self.run_again(task)
 
     # --- cancelling -----------------------------------------------------------------------
 
@@ -390,8 +551,27 @@ class TaskTable:
                 found[task_id] = task
         return list(found.values())
 
-    def cancel_all(self, tasks: Iterable[TaskRecord], error: bytes, force: bool = False) -> None:
-        """Cancel tasks; with `force` end the workers of those that run."""
+    def cancel_all(
+        self,
+        tasks: Iterable[TaskRecord],
+        error: bytes,
+        force: bool = False,
+        *,
+        recursive: bool = True,
+    ) -> None:
+        """Cancel tasks.
+
+        Parameters
+        ----------
+        tasks : iterable of TaskRecord
+            With what they have submitted here, if that is to be cancelled too.
+        error : bytes
+            Serialized, for their returns.
+        force : bool
+            Whether to end the workers of those that run.
+        recursive : bool
+            Whether other nodes cancel too what these have submitted there.
+        """
         self._pool.withdraw({task for task in tasks if task.state == TaskState.READY})
         for task in tasks:
             if task.state in (TaskState.READY, TaskState.WAITING):
@@ -399,56 +579,6 @@ class TaskTable:
             elif task.state == TaskState.ASSIGNED:
                 self._interruptions.doom(task, error)
                 self._interruptions.interrupt(task, "cancelled", force=force)
-
-    # --- creations of actors --------------------------------------------------------------
-
-    def _creation_ended(self, worker: WorkerRecord, task: TaskRecord, result: TaskResult) -> None:
-        actor = self._actors.creation_of(task)
-        worker.actor_id = None if actor is None else actor.actor_id
-        self._pool.ended(worker, task, self.now)
-        if actor is None or actor.state == ActorState.DEAD:
-            worker.actor_id = None
-            self._pool.kill(worker, "its actor has ended")
-            return
-        if result.status != _OK:
-            cause = f"its __init__ raised {result.error}"
-            actor.worker = worker
-            self._actors.failed(actor, cause)
-            self.fail(task, result.values[0].data, nested=result.values[0].nested)
-            return
-        task.state = TaskState.FINISHED
-        self._actors.created(actor, worker)
-        self._journal.put(task.spec.task_id, task)
-        value = ObjectValue(return_id(task.spec.task_id, 0), _INLINE, _NONE)
-        self.deliver([value])
-
-    def end_actor(self, actor: ActorRecord, cause: str) -> None:
-        """End an actor for good."""
-        if actor.state == ActorState.DEAD:
-            return
-        self._actors.failed(actor, cause)
-        self.actor_is_dead(actor)
-
-    def actor_is_dead(self, actor: ActorRecord) -> None:
-        """Let go of what an actor's creation held."""
-        task = actor.creation
-        if task.state == TaskState.READY:
-            self._pool.withdraw({task})
-        if task.state in OPEN:
-            if task.worker is not None:
-                self._pool.kill(task.worker, actor.cause)
-            error = ActorDiedError(f"the actor died before it was created: {actor.cause}")
-            self.fail(task, serialize_error(error))
-        else:
-            self._close(task)
-
-
-def _death_of(task: TaskRecord, cause: str, verdict: Verdict | None) -> WorkerCrashedError:
-    """Return the error for a task whose worker has died and that has no retry left."""
-    name = task.template.template.name
-    started = f"It was started {task.attempts} times; options(max_retries=…) allows more"
-    if verdict is not None:
-        return OutOfMemoryError(
-            f"task {name!r} was ended for its memory: {verdict.cause}; {verdict.remedy}. {started}"
-        )
-    return WorkerCrashedError(f"the worker of task {name!r} died: {cause}. {started}")
+            elif task.state == TaskState.LENT and self.elsewhere is not None:
+                self._interruptions.doom(task, error)
+                self.elsewhere.cancel(task, force=force, recursive=recursive)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
-from raydask.ids import ObjectID
+from raydask.ids import ObjectID, home_of
 from raydask.local_scheduler.inline_values import LEAST_COUNTED
+from raydask.local_scheduler.policy import gpus_of
 from raydask.local_scheduler.records import TaskState, WorkerRecord
 from raydask.local_scheduler.state import LocalScheduler
+from raydask.placement import group_names
 from raydask.task import RESOURCE_UNIT
 from raydask.wire.messages import ActorState, ValueKind
 
 _CPU = "CPU"
-_GPU = "GPU"
-_OPEN = (TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED)
+_OPEN = (TaskState.WAITING, TaskState.READY, TaskState.ASSIGNED, TaskState.LENT)
 
 
 def problems(core: LocalScheduler) -> list[str]:
@@ -36,7 +38,11 @@ def _occupied(worker: WorkerRecord) -> dict[str, int]:
     allocation = worker.allocation or {}
     if worker.blocked_on is None:
         return allocation
-    return {name: amount for name, amount in allocation.items() if name != _CPU}
+    return {name: amount for name, amount in allocation.items() if not _is_cpu(name)}
+
+
+def _is_cpu(name: str) -> bool:
+    return name == _CPU or bool(group_names([name], _CPU))
 
 
 def _resources(core: LocalScheduler) -> Iterator[str]:
@@ -45,15 +51,17 @@ def _resources(core: LocalScheduler) -> Iterator[str]:
     devices: Counter[int] = Counter()
     for worker in core.pool.workers.values():
         used.update(_occupied(worker))
-        amount = (worker.allocation or {}).get(_GPU, 0)
+        amount = (worker.allocation or {}).get(gpus_of(worker.allocation or {}), 0)
         for device in worker.gpus:
             devices[device] += min(amount, RESOURCE_UNIT)
             amount -= RESOURCE_UNIT
+    for bundle in core.bundles.bundles.values():
+        used.update(bundle)
     for name, total in resources.total.items():
         available = resources.available[name]
         if available + used[name] != total:
             yield f"{name}: {available} free and {used[name]} in use of {total}"
-        if name != _CPU and available < 0:
+        if not _is_cpu(name) and available < 0:
             yield f"{name}: {available} free"
     for device, amount in devices.items():
         if amount > RESOURCE_UNIT:
@@ -91,8 +99,18 @@ def _tasks(core: LocalScheduler) -> Iterator[str]:
                 yield f"task {task_id.hex()} is not in its worker's queue"
         if task.state not in _OPEN and not task.live:
             yield f"task {task_id.hex()} has ended, has no returns, and was not forgotten"
-        if task.missing < 0:
-            yield f"task {task_id.hex()} misses {task.missing} inputs"
+        if task.missing < 0 or task.away < 0:
+            yield f"task {task_id.hex()} misses {task.missing} inputs, {task.away} are away"
+        if (task.state == TaskState.LENT) != bool(task.lent_to):
+            yield f"task {task_id.hex()} is {task.state.name} and with node {task.lent_to}"
+        if task.state == TaskState.WAITING:
+            wanted = [core.objects.records[object_id] for object_id in task.spec.dependencies]
+            away = sum(
+                record.value is None and record.remote is not None and task in record.remote.wanting
+                for record in wanted
+            )
+            if away != task.away:
+                yield f"task {task_id.hex()} counts {task.away} inputs away of {away}"
     for task_id in queued:
         if task_id not in core.tasks:
             yield f"task {task_id.hex()} is queued and unknown"
@@ -112,26 +130,42 @@ def _objects(core: LocalScheduler) -> Iterator[str]:
         if task.state in _OPEN or lives:
             holds.update(task.spec.dependencies)
             holds.update(task.spec.borrowed)
-            if template.actor is not None and template.actor.detached:
+            if template.actor is not None and template.actor.detached and not task.is_guest:
                 holds[ObjectID(task.spec.task_id + bytes(4))] += 1
+    for ending in core.between.distant.ending.values() if core.between is not None else ():
+        holds.update(ending.held)
     for function in core.pool.functions.values():
         holds.update(function.nested)
+    if core.between is not None:
+        for carried in core.between.guests.carried.values():
+            for attempts in carried.values():
+                holds.update(chain.from_iterable(attempts))
     live: Counter[int] = Counter()
     for record in core.objects.records.values():
         if record.value is not None:
             holds.update(record.value.nested)
+        elif record.remote is not None:
+            holds.update(record.remote.nested)
         if record.task is not None:
             live[id(record.task)] += 1
     for object_id, record in core.objects.records.items():
         if record.count != holds[object_id]:
             yield f"object {object_id.hex()} counts {record.count} holds of {holds[object_id]}"
-        if not record.count and record.value is not None:
+        if not record.count and record.value is not None and record.remote is None:
             yield f"object {object_id.hex()} is held by nobody and has a value"
+        remote = record.remote
+        if remote is not None and not remote.is_ours and not remote.borrowed:
+            if record.count > remote.guards and _home_lives(core, object_id):
+                yield f"object {object_id.hex()} is held here and its home does not know"
     for object_id in holds.keys() - core.objects.records.keys():
         yield f"object {object_id.hex()} is held and does not exist"
     for task in core.tasks.values():
         if task.live != live[id(task)]:
             yield f"task {task.spec.task_id.hex()} counts {task.live} returns"
+
+
+def _home_lives(core: LocalScheduler, object_id: ObjectID) -> bool:
+    return core.between is not None and home_of(object_id) in core.between.nodes
 
 
 def _store(core: LocalScheduler) -> Iterator[str]:
@@ -165,8 +199,10 @@ def _store(core: LocalScheduler) -> Iterator[str]:
 
 def _actors(core: LocalScheduler) -> Iterator[str]:
     for actor_id, actor in core.actors.records.items():
-        if actor.state == ActorState.ALIVE and actor.worker is None:
-            yield f"actor {actor_id.hex()} is alive and has no worker"
+        if actor.state == ActorState.ALIVE and (actor.worker is None) != bool(actor.host):
+            yield f"actor {actor_id.hex()} is alive and has no worker, or two"
+        if actor.host and actor.host != actor.creation.lent_to and actor.creation.lent_to:
+            yield f"actor {actor_id.hex()} is with node {actor.host}, its creation is not"
         if actor.worker is not None and actor.worker.actor_id != actor_id:
             yield f"actor {actor_id.hex()} has a worker that does not know it"
         if actor.state == ActorState.DEAD and actor.creation.state in _OPEN:

@@ -26,7 +26,7 @@ from raydask.local_scheduler.actions import (
 )
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
-from raydask.local_scheduler.policy import Pipeline, ReadyQueue, Resources
+from raydask.local_scheduler.policy import Pipeline, ReadyQueue, Resources, gpus_of
 from raydask.local_scheduler.records import (
     FunctionRecord,
     TaskRecord,
@@ -34,6 +34,7 @@ from raydask.local_scheduler.records import (
     WorkerRecord,
 )
 from raydask.local_scheduler.worker_starts import ANY_JOB, WorkerStarts
+from raydask.placement import group_names
 from raydask.task import TaskTemplate
 from raydask.wire.messages import (
     Assignment,
@@ -46,7 +47,6 @@ from raydask.wire.messages import (
 )
 
 _CPU = "CPU"
-_GPU = "GPU"
 _STORED = int(ValueKind.STORED)
 _FREE_TASKS_PER_WORKER = 8
 """How many tasks that ask for no resources run at once for each worker that is kept."""
@@ -65,12 +65,15 @@ class PoolSettings(NamedTuple):
         Seconds after which the tasks behind a long one are taken back.
     start_seconds : float
         How long a job's fork server may take for anything.
+    locality : bool
+        Whether tasks go to the nodes that have their large inputs; if not, to any in turn.
     """
 
     idle: int
     idle_seconds: float
     reclaim_after: float
     start_seconds: float = 30.0
+    locality: bool = True
 
 
 class WorkerPool:
@@ -98,6 +101,7 @@ class WorkerPool:
         journal: Journal,
     ) -> None:
         self._settings = settings
+        self.locality = settings.locality
         self.resources = resources
         self._pipeline = pipeline
         self._objects = objects
@@ -228,6 +232,11 @@ class WorkerPool:
                 queue.remove(tasks)
 
     @property
+    def queues(self) -> dict[tuple[Any, ...], ReadyQueue]:
+        """The queues of ready tasks, by shape."""
+        return self._queues
+
+    @property
     def queued(self) -> int:
         """How many tasks are ready and have no worker."""
         return sum(len(queue) + queue.held_back for queue in self._queues.values())
@@ -291,7 +300,7 @@ class WorkerPool:
         shape = head.template.shape
         room = self.resources.how_often(queue.resources, len(queue))
         for_actors = shape[1]
-        if not for_actors and not any(queue.resources.values()):
+        if not for_actors and queue.is_weightless:
             # Nothing else bounds how many of these run at once.
             limit = _FREE_TASKS_PER_WORKER * self._settings.idle
             room = min(room, max(0, limit - len(queue.workers)))
@@ -343,8 +352,8 @@ class WorkerPool:
     def _allocate(self, worker: WorkerRecord, queue: ReadyQueue) -> None:
         self.resources.allocate(queue.resources)
         worker.allocation = queue.resources
-        if _GPU in queue.resources:
-            worker.gpus = self.resources.take_gpus(queue.resources["GPU"])
+        if queue.gpus:
+            worker.gpus = self.resources.take_gpus(queue.resources[queue.gpus], queue.gpus)
 
     def _assign(self, worker: WorkerRecord, tasks: list[TaskRecord], now: float) -> None:
         templates: list[NewTemplate] = []
@@ -381,7 +390,8 @@ class WorkerPool:
                 )
             )
             task.attempts += 1
-            put(spec.task_id, task)
+            if not task.is_guest:
+                put(spec.task_id, task)
             if template.alone:
                 self._watch_closely(worker, task, now)
         self._outgoing.actions.append(
@@ -455,12 +465,14 @@ class WorkerPool:
         allocation = worker.allocation
         if allocation is not None:
             if worker.gpus:
-                self.resources.return_gpus(worker.gpus, allocation[_GPU])
+                name = gpus_of(allocation)
+                self.resources.return_gpus(worker.gpus, allocation[name], name)
                 worker.gpus = []
             if worker.blocked_on is None:
                 self.resources.free(allocation)
             else:
-                self.resources.free({k: v for k, v in allocation.items() if k != _CPU})
+                cpus = _cpus_of(allocation)
+                self.resources.free({k: v for k, v in allocation.items() if k not in cpus})
             worker.allocation = None
         worker.blocked_on = None
 
@@ -493,6 +505,22 @@ class WorkerPool:
             self.make_idle(worker, now)
         return taken
 
+    def lent_resources(self) -> dict[str, int]:
+        """Return what tasks of other nodes use."""
+        lent: dict[str, int] = {}
+        for worker in self.workers.values():
+            if worker.shape is not None and worker.shape[2] and worker.blocked_on is None:
+                for name, amount in (worker.allocation or {}).items():
+                    lent[name] = lent.get(name, 0) + amount
+        return lent
+
+    def reclaim_guests(self) -> None:
+        """Have workers give back the tasks of other nodes that stand behind what they run."""
+        for worker in self.workers.values():
+            if len(worker.queue) > 1 and worker.shape is not None and worker.shape[2]:
+                worker.reclaiming = True
+                self._outgoing.actions.append(SendControl(worker.process, Reclaim()))
+
     # --- blocking -------------------------------------------------------------------------
 
     def block(self, worker: WorkerRecord, object_ids: set[ObjectID]) -> None:
@@ -508,14 +536,14 @@ class WorkerPool:
             return
         worker.blocked_on = None
         worker.progress = now
-        if worker.allocation is not None and _CPU in worker.allocation:
-            self.resources.allocate({_CPU: worker.allocation[_CPU]})
+        if worker.allocation is not None:
+            self.resources.allocate(_cpus_of(worker.allocation))
         if worker.shape in self._queues and not worker.dying and not worker.draining:
             self._queues[worker.shape].workers[worker.process] = worker
 
     def _give_cpus(self, worker: WorkerRecord, allocation: dict[str, int] | None) -> None:
-        if allocation is not None and _CPU in allocation:
-            self.resources.free({_CPU: allocation[_CPU]})
+        if allocation is not None:
+            self.resources.free(_cpus_of(allocation))
 
     # --- time -----------------------------------------------------------------------------
 
@@ -558,6 +586,13 @@ class WorkerPool:
 def _head_key(queue: ReadyQueue) -> int:
     head = queue.head()
     return head.key if head is not None else 0
+
+
+def _cpus_of(allocation: dict[str, int]) -> dict[str, int]:
+    """Return what of the resources is CPUs, of the node or of a placement group."""
+    if _CPU in allocation:
+        return {_CPU: allocation[_CPU]}
+    return {name: allocation[name] for name in group_names(allocation, _CPU)}
 
 
 def _load(worker: WorkerRecord) -> float:

@@ -82,9 +82,9 @@ class WorkerProcesses:
             _log.info("worker %d is to end: %s", peer.hello.pid, action.reason)
             peer.protocol.close()  # it flushes what it has printed, and ends
 
-    def end_session(self) -> None:
-        """End everything."""
-        self._tell_supervisor(wire.EndSession())
+    def end_session(self, reason: str = "") -> None:
+        """End everything; `reason` says why, if nobody has asked for it."""
+        self._tell_supervisor(wire.EndSession(reason))
 
     # --- workers come and go --------------------------------------------------------------
 

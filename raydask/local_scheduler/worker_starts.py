@@ -51,6 +51,8 @@ class WorkerStarts:
         self._outgoing = outgoing
         self._starting: dict[int, int] = {}
         self._servers: dict[int, ServerState] = {}
+        self.modules: dict[int, list[str]] = {}
+        """What each job's functions have been said to import, in that order."""
         self._since: dict[int, float] = {}
         """Since when a job's fork server owes something."""
         self._failures = 0
@@ -102,8 +104,13 @@ class WorkerStarts:
     # --- fork servers ---------------------------------------------------------------------
 
     def prepare(self, settings: JobSettings, modules: list[str], now: float) -> None:
-        """Have modules imported for the workers of a job that are still to come."""
+        """Have modules imported for the workers of a job that are still to come, once each."""
         job = settings.job
+        known = self.modules.setdefault(job, [])
+        modules = [module for module in modules if module not in known]
+        if not modules:
+            return
+        known += modules
         state = self._servers.get(job)
         if state == ServerState.LOST:
             return
@@ -133,6 +140,7 @@ class WorkerStarts:
             self._outgoing.actions.append(EndForkServer(job))
         self._starting.pop(job, None)
         self._since.pop(job, None)
+        self.modules.pop(job, None)
 
     def is_importing(self, job: int) -> bool:
         """Say whether the job's workers are soon to be had with its modules."""

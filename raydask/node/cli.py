@@ -6,24 +6,41 @@ error), 2 when it was asked for something that makes no sense.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import click
 import msgspec
 
 from raydask.driver import launcher
-from raydask.errors import RaydaskError
+from raydask.driver.observer import drain_node, number_of_node
+from raydask.errors import ClusterUnavailableError, RaydaskError
 from raydask.node.stopping import stop_sessions
 from raydask.util import cluster_status, memory_report
 from raydask.version import VERSION
-from raydask.wire.endpoint import Endpoint
+from raydask.wire.endpoint import parse_endpoint
+from raydask.wire.handshake import versions_here
 from raydask.wire.memory import Order
+from raydask.wire.versions import table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+T = TypeVar("T")
+
+_PORT = click.IntRange(0, 65535)
+_drain_seconds = click.option(
+    "--drain-seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="After which a node that drains goes with what there is.",
+)
 
 _at_address = click.option(
     "--address",
@@ -52,17 +69,25 @@ def main() -> None:
 @main.command()
 @click.option("--head", is_flag=True, help="Start the first node of a cluster, with its Redis.")
 @click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen at. One that other machines reach wants RAYDASK_SECRET to be set.",
+    "--address", metavar="HOST:PORT", help="Join the cluster whose head listens there, as a node."
 )
 @click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
+    "--host",
+    help="Address to listen at; default: 127.0.0.1 with --head, else the one that faces the head. "
+    "One that other machines reach wants RAYDASK_SECRET to be set.",
+)
+@click.option("--port", type=_PORT, help="Port at which a head listens; default: any that is free.")
+@click.option(
+    "--link-port",
+    type=_PORT,
     default=0,
-    show_default=True,
-    help="Port to listen at; 0: any that is free.",
+    help="Port for other nodes' messages; default: any that is free.",
+)
+@click.option(
+    "--data-port",
+    type=_PORT,
+    default=0,
+    help="Port for other nodes to fetch objects; default: any that is free.",
 )
 @click.option("--num-cpus", type=click.FloatRange(min=0), help="Default: those there are.")
 @click.option(
@@ -71,6 +96,7 @@ def main() -> None:
     help="Default: those that CUDA_VISIBLE_DEVICES names.",
 )
 @click.option("--resources", default="{}", help="Custom ones, as JSON: '{\"license\": 1}'.")
+@click.option("--labels", default="{}", help='Of the node, as JSON: \'{"rack": "7"}\'.')
 @click.option(
     "--object-store-memory",
     type=click.IntRange(min=0),
@@ -79,54 +105,194 @@ def main() -> None:
 @click.option(
     "--num-redis-shards",
     type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="How many Redis servers hold the control state.",
+    help="How many Redis servers hold the control state of a head; default: 1.",
 )
+@click.option(
+    "--redis-address",
+    metavar="URL,...",
+    help="Redis servers that hold the control state of a head instead of its own: "
+    "redis://host:port/db, rediss:// for TLS, unix:///path. Their password, if it is not in the "
+    "URL, is in RAYDASK_REDIS_PASSWORD.",
+)
+@click.option("--block", is_flag=True, help="Stay until the node ends, and end it when ended.")
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="With --block: on SIGTERM let the node finish what it does and hand over what it keeps.",
+)
+@_drain_seconds
+@click.option(
+    "--until-eof",
+    is_flag=True,
+    help="With --block: take the end of standard input for SIGTERM, as when who started it dies.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say what runs in one line of JSON.")
 def start(
     head: bool,
-    host: str,
-    port: int,
+    address: str | None,
+    host: str | None,
+    port: int | None,
+    link_port: int,
+    data_port: int,
     num_cpus: float | None,
     num_gpus: float | None,
     resources: str,
+    labels: str,
     object_store_memory: int | None,
-    num_redis_shards: int,
+    num_redis_shards: int | None,
+    redis_address: str | None,
+    block: bool,
+    drain: bool,
+    drain_seconds: float,
+    until_eof: bool,
+    as_json: bool,
 ) -> None:
-    """Start a session that stays until `raydask stop`, for any number of programs."""
-    if not head:
-        raise click.UsageError("say --head to start the first node of a cluster")
-    try:
-        amounts = msgspec.json.decode(resources, type=dict[str, float])
-    except msgspec.DecodeError as error:
-        raise click.BadParameter(
-            f"{resources!r} is not a JSON object of numbers: {error}", param_hint="--resources"
-        ) from error
+    """Start a node that stays until `raydask stop`: a cluster's first, or one more."""
+    _refuse_contradictions(head, address, port, num_redis_shards, redis_address)
+    if (drain or until_eof) and not block:
+        raise click.UsageError(
+            "--drain and --until-eof go with --block; `raydask stop --drain` lets a node leave"
+        )
+    amounts = _json_option("--resources", resources, dict[str, float], "numbers")
+    texts = _json_option("--labels", labels, dict[str, str], "texts")
     with _errors_shown():
+        network = launcher.Network(
+            None if address is None else parse_endpoint(address),
+            host or ("127.0.0.1" if head else ""),
+            port or 0,
+            link_port,
+            data_port,
+            detached=not block,
+            by_command=True,
+        )
         options = launcher.session_options(
             num_cpus,
             num_gpus,
             amounts,
             object_store_memory,
-            num_redis_shards,
-            listen=Endpoint(host, port),
+            num_redis_shards or 1,
+            labels=texts,
+            network=network,
+            redis_address=redis_address or "",
         )
+        if block:
+            _heed_sigterm()
+        if until_eof:
+            _heed_eof()
         supervised = launcher.Supervised(options)
         supervised.start()
-    supervised.let_go()
-    endpoint = launcher.endpoint_of_session(options.folder)
-    click.echo(f"raydask runs in {options.folder} and listens at {endpoint}")
+        _say_what_runs(options.folder, head, as_json=as_json)
+    if block:
+        _stay(supervised, options.folder, drain_seconds if drain else None)
+    else:
+        supervised.let_go()
+
+
+def _refuse_contradictions(
+    head: bool,
+    address: str | None,
+    port: int | None,
+    num_redis_shards: int | None,
+    redis_address: str | None,
+) -> None:
+    if head == (address is not None):
+        raise click.UsageError(
+            "say --head to start the first node of a cluster, or --address HOST:PORT to add one"
+        )
+    of_head = (port, num_redis_shards, redis_address)
+    if address is not None and any(option is not None for option in of_head):
+        raise click.UsageError("--port, --num-redis-shards and --redis-address are for a head")
+    if redis_address is not None and num_redis_shards is not None:
+        raise click.UsageError("the URLs of --redis-address say how many servers there are")
+
+
+def _json_option(name: str, text: str, kind: type[T], of: str) -> T:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise click.BadParameter(
+            f"{text!r} is not a JSON object of {of}: {error}", param_hint=name
+        ) from error
+
+
+def _say_what_runs(folder: str, head: bool, *, as_json: bool) -> None:
+    endpoint = launcher.endpoint_of_session(folder)
+    if as_json:
+        node = number_of_node(folder)
+        line = msgspec.json.encode({"node": node, "session": folder, "address": endpoint})
+        click.echo(line)
+        return
+    if head:
+        click.echo(f"raydask runs in {folder} and listens at {endpoint}")
+        reachable = parse_endpoint(endpoint).reachable
+        click.echo(f"  add a node to it:     raydask start --address {reachable}")
+    else:
+        number = number_of_node(folder)
+        click.echo(f"raydask runs in {folder} as node {number} of the cluster at {endpoint}")
     click.echo(f'  join it from Python:  raydask.init("auto"), or raydask.init("{endpoint}")')
     click.echo("  look at it:           raydask status, raydask memory")
     click.echo("  end it:               raydask stop")
 
 
+def _heed_sigterm() -> None:
+    """End this process on SIGTERM, which it would not even hear as the first of a container."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+
+
+def _heed_eof() -> None:
+    """Take the end of standard input for SIGTERM."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _stay(supervised: launcher.Supervised, folder: str, drain_seconds: float | None) -> None:
+    """Wait until the session ends; end it, or let it leave, if this process is told to end.
+
+    Told to a second time, it ends the session at once.
+    """
+    try:
+        try:
+            reason = supervised.wait()
+        except SystemExit:
+            if drain_seconds is None:
+                raise
+            _let_leave(folder, drain_seconds)
+            reason = supervised.wait()
+    finally:
+        supervised.stop()
+    if reason:
+        raise click.ClickException(f"the node has ended: {reason}")
+
+
+def _let_leave(folder: str, seconds: float) -> None:
+    try:
+        drain_node(folder, seconds, by_owner=True)
+    except ClusterUnavailableError:
+        pass  # it ends already
+
+
 @main.command()
-@click.option("--address", envvar="RAYDASK_ADDRESS", show_envvar=True, help="Only this session.")
-def stop(address: str | None) -> None:
+@click.option(
+    "--address",
+    envvar="RAYDASK_ADDRESS",
+    show_envvar=True,
+    help="Only this session, or with HOST:PORT those of that cluster on this machine.",
+)
+@click.option(
+    "--drain",
+    is_flag=True,
+    help="Let them first finish what they do, and hand over what they keep for others.",
+)
+@_drain_seconds
+def stop(address: str | None, drain: bool, drain_seconds: float) -> None:
     """End the sessions that `raydask start` began; those of programs end with them."""
     with _errors_shown():
-        stopped = stop_sessions(address)
+        stopped = stop_sessions(address, drain_seconds if drain else None, click.echo)
     for folder in stopped:
         click.echo(f"ended the session in {folder}")
     if not stopped:
@@ -135,13 +301,18 @@ def stop(address: str | None) -> None:
 
 @main.command()
 @_at_address
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(address: str, as_json: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all that is known.")
+@click.option("--versions", is_flag=True, help="Say which versions of what the nodes run instead.")
+def status(address: str, as_json: bool, versions: bool) -> None:
     """Say which nodes there are, what they offer, and what waits."""
     with _errors_shown():
         nodes = cluster_status(address)
     if as_json:
         click.echo(msgspec.json.encode(nodes))
+        return
+    if versions:
+        parties = [(f"node {node.node}", node.versions) for node in nodes]
+        click.echo(table([*parties, ("this command", versions_here())]))
         return
     from raydask.driver.status_table import print_status
 

@@ -62,3 +62,15 @@ class _Log(logging.handlers.RotatingFileHandler):
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  (logging's name)
         """Say whether a file is full."""
         return stat.S_ISREG(os.fstat(2).st_mode) and bool(super().shouldRollover(record))
+
+
+class WarningCollector(logging.Handler):
+    """Collects the warnings of the start, which the driver's user is to see."""
+
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record in."""
+        self._texts.append(record.getMessage())

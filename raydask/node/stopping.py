@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from raydask.driver import launcher
-from raydask.driver.observer import ask_node
+from raydask.driver.observer import ask_node, drain_node
 from raydask.errors import ClusterUnavailableError, UsageError
-from raydask.session_folder import running_sessions
+from raydask.session_folder import is_joined, running_sessions
+from raydask.wire.endpoint import looks_like_endpoint, parse_endpoint
 
 _STOP_SECONDS = 10.0
+_GO_SECONDS = 15.0
+"""How much longer than it is given a node may take to leave."""
+_ASK_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 
 
-def stop_sessions(address: str | None = None) -> list[str]:
-    """End the session at an address, or all that have no program of their own; return which.
+def stop_sessions(
+    address: str | None = None,
+    drain_seconds: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[str]:
+    """End the sessions at an address, or all that have no program of their own; return which.
+
+    Those of nodes that have joined a cluster end before that of its head.
 
     Parameters
     ----------
     address : str, optional
-        As `raydask.init` takes it.
+        As `raydask.init` takes it; with HOST:PORT all sessions of that cluster on this machine.
+    drain_seconds : float, optional
+        For how long they may finish what they do; if not given, they end at once.
+    say : callable
+        Told what is waited for.
 
     Raises
     ------
@@ -30,17 +45,53 @@ def stop_sessions(address: str | None = None) -> list[str]:
         There is none, or it has not ended in time.
     """
     if address is not None:
-        folder = launcher.find_address(address)
-        _stop(folder)
-        return [folder]
+        folders = _sessions_at(address)
+        for folder in folders:
+            _end(folder, drain_seconds, say)
+        return folders
     stopped = []
-    for session in running_sessions():
+    for session in sorted(running_sessions(), key=is_joined, reverse=True):
         try:
-            _stop(str(session))
+            _end(str(session), drain_seconds, say)
         except UsageError:
             continue  # a program's own
         stopped.append(str(session))
     return stopped
+
+
+def _sessions_at(address: str) -> list[str]:
+    if looks_like_endpoint(address):
+        sessions = launcher.sessions_of_cluster(parse_endpoint(address))
+        if sessions:
+            return [str(session) for session in reversed(sessions)]
+    return [launcher.find_address(address)]
+
+
+def _end(folder: str, drain_seconds: float | None, say: Callable[[str], None]) -> None:
+    if drain_seconds is None:
+        _stop(folder)
+    else:
+        _drain(folder, drain_seconds, say)
+
+
+def _drain(folder: str, seconds: float, say: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + seconds + _GO_SECONDS
+    asked_at, said = float("-inf"), ""
+    while os.path.exists(folder):
+        now = time.monotonic()
+        if now > deadline:
+            _stop(folder)
+            return
+        if now - asked_at >= _ASK_SECONDS:
+            asked_at = now
+            try:
+                awaited = drain_node(folder, seconds)
+            except ClusterUnavailableError:
+                awaited = ""  # it has ended, or is about to
+            if awaited and awaited != said:
+                said = awaited
+                say(f"the node in {folder} waits for {awaited}")
+        time.sleep(_LOOK_SECONDS)
 
 
 def _stop(folder: str) -> None:

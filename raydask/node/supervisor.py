@@ -28,7 +28,9 @@ the driver              ends the session, unless it is detached and up
 the supervisor itself   the kernel ends its children (Linux); the node removes the folder
 ======================  ==================================================================
 
-Ending the session means: end every child, remove the session's folder.
+Ending the session means: end every child, remove the session's folder, and before that its keys if
+it was told to use a Redis that is there already.  A node that has joined a
+cluster is a session without Redis and global scheduler: those of the cluster's head are its own.
 """
 
 from __future__ import annotations
@@ -47,8 +49,11 @@ from typing import Any
 import msgspec
 
 from raydask.config import SessionOptions
+from raydask.control.control_place import ControlPlace
+from raydask.control.redis_connection import RedisAddress
 from raydask.control.redis_server import RedisServer
 from raydask.errors import RaydaskError
+from raydask.node.external_redis import begin_in_external_redis, remove_from_external_redis
 from raydask.node.fork_server import ForkServer
 from raydask.node.forking import (
     adopt_orphans,
@@ -62,12 +67,13 @@ from raydask.node.forking import (
     wait_for,
     wait_for_group,
 )
-from raydask.node.logs import log_to
+from raydask.node.logs import WarningCollector, log_to
 from raydask.node.sweep import sweep
 from raydask.object_store.backing import Backing, memory_of_a_worker
 from raydask.session_folder import (
     ENDPOINT,
     GLOBAL_SOCKET,
+    JOINED,
     SECRET,
     lock_session,
     make_spill_folder,
@@ -102,6 +108,7 @@ _PARENT_CHECK_SECONDS = 1.0
 _GLOBAL_PAUSE_SECONDS = 0.5
 """Between two starts of a global scheduler, so that one that cannot run does not spin."""
 _NO_JOB = -1
+_TOLD = "it was told to end"
 
 
 class _ForkServerLink:
@@ -151,9 +158,11 @@ class Supervisor:
     def __init__(self, options: SessionOptions) -> None:
         self._options = options
         self._folder = Path(options.folder)
+        self._is_head = not options.head
         self._password = options.secret or os.urandom(16).hex()
         self._listener: socket.socket | None = None
         self._redis: list[RedisServer] = []
+        self._control = ControlPlace([])
         self._backing: Backing | None = None
         self._workers: set[int] = set()
         self._fork_servers: dict[int, _ForkServerLink] = {}
@@ -187,20 +196,15 @@ class Supervisor:
         """
         adopt_orphans()
         write_secret(self._folder, self._password)
-        if self._options.host:
-            server_tls(self._options.config)  # what is wrong with it is to be said now
-            self._listener = listen_at(Endpoint(self._options.host, self._options.port))
         make_spill_folder(self._folder, self._options.config.spill_folder)
-        for shard in range(self._options.num_redis_shards):
-            server = RedisServer(str(self._folder), shard, self._password)
-            server.start()
-            self._redis.append(server)
+        if self._is_head:
+            self._begin_head()
         with shared_imports():
             import_for_children()
         from raydask.node.process import offered_resources
 
         config = self._options.config
-        collector = _Collector(self._warnings)
+        collector = WarningCollector(self._warnings)
         logging.getLogger("raydask").addHandler(collector)
         try:
             self._backing = Backing.create(
@@ -215,8 +219,26 @@ class Supervisor:
         deadline = time.monotonic() + self._options.config.start_timeout
         for server in self._redis:
             server.wait_ready(deadline)
-        self._fork_global()
+        if self._is_head:
+            self._fork_global()
         self._fork_node()
+
+    def _begin_head(self) -> None:
+        """Listen, and start Redis, which takes longest, or see to one that is there."""
+        if self._options.host:
+            server_tls(self._options.config)  # what is wrong with it is to be said now
+            self._listener = listen_at(Endpoint(self._options.host, self._options.port))
+        if self._options.redis_address:
+            self._control, warnings = begin_in_external_redis(self._options)
+            self._warnings += warnings
+            return
+        for shard in range(self._options.num_redis_shards):
+            server = RedisServer(str(self._folder), shard, self._password)
+            server.start()
+            self._redis.append(server)
+            self._control.servers.append(
+                RedisAddress(path=server.socket_path, password=self._password)
+            )
 
     def _heap_of_workers(self, arena: int) -> int:
         """Return how much freed heap each worker keeps: little where memory is scarce."""
@@ -229,7 +251,7 @@ class Supervisor:
 
             run_global_scheduler(
                 str(self._folder / GLOBAL_SOCKET),
-                [server.url for server in self._redis],
+                self._control,
                 self._password,
                 self._options.config,
                 self._listener,
@@ -252,7 +274,7 @@ class Supervisor:
                 self._resources,
                 theirs,
                 backing,
-                [server.url for server in self._redis],
+                self._control,
                 self._password,
             )
 
@@ -328,15 +350,16 @@ class Supervisor:
         return self._ready and self._options.detached
 
     def _global_is_due(self) -> bool:
-        return not self._global and not self._reason and time.monotonic() >= self._global_due
+        due = self._is_head and not self._global and not self._reason
+        return due and time.monotonic() >= self._global_due
 
     def _patience(self) -> float:
-        if self._global:
+        if self._global or not self._is_head:
             return _PARENT_CHECK_SECONDS
         return min(_PARENT_CHECK_SECONDS, max(0.0, self._global_due - time.monotonic()))
 
     def _on_terminate(self, number: int, frame: object) -> None:
-        self._reason = "it was told to end"
+        self._reason = _TOLD
 
     def _on_lifeline(self, fileobj: Any) -> None:
         if not os.read(sys.stdin.fileno(), 4096):
@@ -380,7 +403,7 @@ class Supervisor:
                 if pid in self._groups:
                     kill_group(pid)
         elif isinstance(message, EndSession):
-            self._reason = "it was told to end"
+            self._reason = message.reason or _TOLD
         elif isinstance(message, NodeReady):
             self._on_ready(message)
 
@@ -424,9 +447,12 @@ class Supervisor:
         self._ready = True
         if self._listener is not None:
             (self._folder / ENDPOINT).write_text(str(endpoint_of(self._listener)))
+        elif not self._is_head:
+            (self._folder / ENDPOINT).write_text(self._options.head)
+            (self._folder / JOINED).touch()
         if self._options.detached:
             self._selector.unregister(sys.stdin.fileno())
-        report({"address": str(self._folder), "warnings": self._warnings})
+        report({"address": str(self._folder), "warnings": self._warnings + message.warnings})
 
     def _reap(self) -> None:
         for group in self._groups:
@@ -485,7 +511,11 @@ class Supervisor:
             wait_for(pid)
         for group in self._groups:
             wait_for_group(group)
+        left = remove_from_external_redis(self._folder)
         remove_session(self._folder)
+        if self._ready:
+            reason = "" if self._reason == _TOLD else self._reason
+            report({"ended": "; ".join(filter(None, (reason, left)))})
 
 
 def import_for_children() -> None:
@@ -520,20 +550,8 @@ def remove_session(folder: Path) -> None:
         pass  # other sessions are there
 
 
-class _Collector(logging.Handler):
-    """Collects the warnings of the start, which the driver's user is to see."""
-
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._texts = texts
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a record in."""
-        self._texts.append(record.getMessage())
-
-
 def report(answer: dict[str, Any]) -> None:
-    """Tell the driver how the start went, in one line."""
+    """Tell whoever started the session how that went, or at last why it has ended, in one line."""
     try:
         os.write(1, msgspec.json.encode(answer) + b"\n")
     except OSError:
@@ -551,6 +569,7 @@ def main() -> None:
     options = msgspec.json.decode(line, type=SessionOptions)
     folder = Path(options.folder)
     os.environ["RAYDASK_SESSION"] = options.folder
+    os.environ.pop("RAYDASK_REDIS_PASSWORD", None)  # which is in the options, and not for tasks
     sweep(folder.parent)
     lock = lock_session(folder)
     supervisor = Supervisor(options)

@@ -260,6 +260,16 @@ class StoreState:
         """Tell whether the object is on disk alone."""
         return object_id not in self._memory and object_id in self._files
 
+    def extent(self, object_id: ObjectID) -> Evicted:
+        """Return where on disk the object is, which has a copy there.
+
+        Raises
+        ------
+        KeyError
+            It has none.
+        """
+        return self._files.extent(object_id)
+
     def pins(self, object_id: ObjectID) -> int:
         """Return how often the object is pinned; 0 for one that is not here."""
         return self._pins.get(object_id, 0)

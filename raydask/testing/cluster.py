@@ -11,11 +11,20 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from raydask.control.write_behind_state import Source
 from raydask.errors import ObjectLostError, OwnerDiedError
-from raydask.ids import ActorID, NodeNumber, ObjectID, ProcessNumber, TaskID
+from raydask.ids import (
+    ActorID,
+    NodeNumber,
+    ObjectID,
+    ProcessNumber,
+    TaskID,
+    is_peer,
+    job_number,
+    node_of_peer,
+)
 from raydask.local_scheduler import actions, events
 from raydask.local_scheduler.memory_watch import MemorySettings
 from raydask.local_scheduler.policy import Pipeline, Resources
@@ -68,6 +77,27 @@ class Faults(NamedTuple):
     lost_server: float = 0.0
 
 
+class Network(Protocol):
+    """The other nodes, and what is between them."""
+
+    rng: random.Random
+    clock: VirtualClock
+    runs: dict[TaskID, int]
+    running: dict[TaskID, SimulatedWorker]
+    nodes: dict[int, SimulatedCluster]
+    has_lost: bool
+    """Whether any node has died."""
+
+    def send(self, sender: int, receiver: int, message: object) -> None:
+        """Send a node's message to another."""
+
+    def pull(self, node: SimulatedCluster, action: actions.StartPull | actions.CancelPull) -> None:
+        """Begin or cancel a pull of a node's."""
+
+    def tell_global(self, node: SimulatedCluster, message: object) -> bool:
+        """Give the global scheduler a message; say whether it has understood it."""
+
+
 class _Journal:
     """Remembers which entries exist, in place of the control state."""
 
@@ -113,10 +143,14 @@ class SimulatedCluster:
         faults: Faults = Faults(),  # noqa: B008  (immutable)
         pipeline: Pipeline | None = None,
         store_bytes: int = 1 << 40,
+        network: Network | None = None,
+        node: int = 1,
     ) -> None:
-        self.rng = random.Random(seed)
-        self.clock = VirtualClock()
-        self.node = NodeNumber(1)
+        self.network = network
+        self.rng = random.Random(seed) if network is None else network.rng
+        self.clock = VirtualClock() if network is None else network.clock
+        self.node = NodeNumber(node)
+        self.alive = True
         self.programs = programs
         self.faults = faults
         self.pipeline_tasks = 8
@@ -145,12 +179,12 @@ class SimulatedCluster:
         self.files: set[int] = set()
         self.spilled_files = 0
         self.moved_values = 0
-        self.runs: dict[TaskID, int] = {}
+        self.runs: dict[TaskID, int] = {} if network is None else network.runs
         self.submitted: set[TaskID] = set()
         self.errors: list[type[BaseException]] = []
         self._states: dict[TaskID, TaskState] = {}
         self._numbers = 0
-        self._running: dict[TaskID, SimulatedWorker] = {}
+        self._running: dict[TaskID, SimulatedWorker] = {} if network is None else network.running
         self._jobs = 0
 
     # --- running --------------------------------------------------------------------------
@@ -161,6 +195,8 @@ class SimulatedCluster:
         self._tick()
 
     def _tick(self) -> None:
+        if not self.alive:
+            return
         self.handle(events.ClockTicked())
         if self.rng.random() < self.faults.memory:
             self._measure()
@@ -178,6 +214,8 @@ class SimulatedCluster:
 
     def handle(self, event: events.Event) -> None:
         """Let the core take in an event; check everything; do what it says."""
+        if not self.alive:
+            return
         before = {task_id: task.state for task_id, task in self.core.tasks.items()}
         wanted = self.core.handle(event, self.clock.now)
         self._check(event, before)
@@ -187,7 +225,8 @@ class SimulatedCluster:
         """Let a driver join and run a program."""
         self._numbers += 1
         self._jobs += 1
-        driver = SimulatedDriver(self, ProcessNumber(self._numbers), 65536 + self._jobs)
+        job = job_number(self.node, self._jobs)
+        driver = SimulatedDriver(self, ProcessNumber(self._numbers), job)
         self.processes[driver.number] = driver
         self.handle(events.DriverJoined(driver.number, driver.job, "default", [], "/"))
         driver.start(program, random.Random(self.rng.random()))
@@ -279,6 +318,8 @@ class SimulatedCluster:
                 process = self.processes.get(action.process)
                 if process is not None:
                     process.from_node.send_message(action.message)
+                elif self.network is not None and is_peer(action.process):
+                    self.network.send(self.node, node_of_peer(action.process), action.message)
             elif isinstance(action, actions.SendControl):
                 process = self.processes.get(action.process)
                 if isinstance(process, SimulatedWorker):
@@ -295,6 +336,14 @@ class SimulatedCluster:
                 process = self.processes.get(action.process)
                 if process is not None:
                     process.room_answered(action)
+                elif not action.process:
+                    answer = events.RoomAnswered(action.number, action.offset, action.error)
+                    self.clock.after(0.0, partial(self.handle, answer))
+            elif isinstance(action, actions.ForgetPull):
+                pass
+            elif isinstance(action, (actions.StartPull, actions.CancelPull)):
+                assert self.network is not None
+                self.network.pull(self, action)
             elif isinstance(action, actions.WriteSpillFile):
                 self._write(action.batch)
             elif isinstance(action, actions.GiveBackMemory):
@@ -310,6 +359,8 @@ class SimulatedCluster:
                 self.clock.after(0.0, partial(self.handle, measured))
             elif isinstance(action, actions.SendGlobal):
                 self._tell_global(action.message)
+            elif isinstance(action, actions.EndSession):
+                self.violated(f"node {self.node} has not been let go")
             else:
                 self.violated(f"process {action.process} was cut off: {action.reason}")
 
@@ -364,6 +415,8 @@ class SimulatedCluster:
 
     def _tell_global(self, message: object) -> None:
         answer: events.Event
+        if self.network is not None and self.network.tell_global(self, message):
+            return
         if isinstance(message, wire.CreateActor):
             answer = events.ActorWasPlaced(message.actor_id, self.node)
         elif isinstance(message, wire.PassUp):
@@ -408,12 +461,14 @@ class SimulatedCluster:
         """Check an error that a program got in place of a value."""
         self.errors.append(type(error))
         lost = isinstance(error, ObjectLostError) and not isinstance(error, OwnerDiedError)
-        if lost and self._matters(process):
+        if self.network is not None and self.network.has_lost:
+            return
+        if lost and self.matters(process):
             self.violated(f"process {process.number} lost an object: {error}")
 
     def note_view(self, process: Process, object_id: ObjectID) -> None:
         """Check a view that a program makes."""
-        if not self._matters(process):
+        if not self.matters(process):
             return
         if object_id not in self.store or self.store.is_spilled(object_id):
             self.violated(f"process {process.number} looks at freed memory: {object_id.hex()}")
@@ -422,10 +477,10 @@ class SimulatedCluster:
 
     def note_file_read(self, process: Process, path: str) -> None:
         """Check that a file is there that a program reads."""
-        if int(path.rpartition("/")[2]) not in self.files and self._matters(process):
+        if int(path.rpartition("/")[2]) not in self.files and self.matters(process):
             self.violated(f"process {process.number} reads the spill file {path}, which is gone")
 
-    def _matters(self, process: Process) -> bool:
+    def matters(self, process: Process) -> bool:
         """Say whether a process goes on; what one sees that is being ended, nobody learns."""
         worker = self.core.pool.workers.get(process.number)
         return process.alive and not (worker is not None and worker.dying)
@@ -440,11 +495,11 @@ class SimulatedCluster:
         found = problems(self.core)
         forgotten, self.objects_journal.forgotten = self.objects_journal.forgotten, []
         for object_id in forgotten:
-            for process in self.processes.values():
-                if self._matters(process) and object_id in process.held():
+            for process in self._everybody():
+                if process.matters and object_id in process.held():
                     found.append(f"{object_id.hex()} was freed while {process.number} has a ref")
         for process in self.processes.values():
-            if self._matters(process):
+            if self.matters(process):
                 for object_id in process.looked_at():
                     if object_id not in self.store or self.store.is_spilled(object_id):
                         found.append(f"{object_id.hex()} moved while {process.number} looks at it")
@@ -454,6 +509,10 @@ class SimulatedCluster:
                 found.append(f"{task_id.hex()} went from {state.name} to {task.state.name}")
         if found:
             self.violated(f"after {event!r:.300}: " + "; ".join(found))
+
+    def _everybody(self) -> list[Process]:
+        nodes = [self] if self.network is None else self.network.nodes.values()
+        return [process for node in nodes if node.alive for process in node.processes.values()]
 
     def leftovers(self) -> list[str]:
         """Return what is still there and should not be, once nothing is held any more."""

@@ -93,6 +93,11 @@ class Process:
         self._region_count = 0
         self._wanted_region = 0
 
+    @property
+    def matters(self) -> bool:
+        """Whether the process goes on; what one sees that is being ended, nobody learns."""
+        return self.cluster.matters(self)
+
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True

@@ -61,6 +61,11 @@ class Prover:
         """
         raise NotImplementedError
 
+    @property
+    def wanted(self) -> int:
+        """How many more bytes it waits for; what comes after those may be no part of it."""
+        return 0 if self.done else self._expected() - len(self._received)
+
     def if_lost(self) -> str:
         """Return what it means that the other end closes the connection now."""
         return "it went away without a proof"
@@ -70,6 +75,9 @@ class Prover:
         rest = bytes(self._received)
         self._received.clear()
         return rest
+
+    def _expected(self) -> int:
+        raise NotImplementedError
 
     def _take(self, count: int) -> bytes:
         taken = bytes(self._received[:count])
@@ -104,6 +112,9 @@ class ServerProver(Prover):
             raise AuthenticationError("its secret is another than this cluster's")
         self.done = True
         return self._proof(b"server", self._nonce, clients)
+
+    def _expected(self) -> int:
+        return NONCE_SIZE + PROOF_SIZE
 
 
 class ClientProver(Prover):
@@ -140,3 +151,6 @@ class ClientProver(Prover):
             raise AuthenticationError("what listens there does not know this cluster's secret")
         self.done = True
         return b""
+
+    def _expected(self) -> int:
+        return PROOF_SIZE if self._servers else len(GREETING) + NONCE_SIZE

@@ -20,7 +20,7 @@ from raydask.wire.authentication import (
     Prover,
     ServerProver,
 )
-from raydask.wire.endpoint import Endpoint
+from raydask.wire.endpoint import Endpoint, notice_silence
 
 _log = logging.getLogger("raydask.wire")
 
@@ -187,8 +187,16 @@ async def connect_guarded(
 
     guard = Guard(ClientProver(secret, os.urandom(NONCE_SIZE)), make_protocol, on_end)
     connecting = loop.create_connection(lambda: guard, endpoint.host, endpoint.port, ssl=tls)
-    await asyncio.wait_for(connecting, PROOF_SECONDS)
-    reason = await ended
+    transport, _ = await asyncio.wait_for(connecting, PROOF_SECONDS)
+    try:
+        notice_silence(transport.get_extra_info("socket"))
+    except OSError:
+        pass  # it has ended already, and says why in a moment
+    try:
+        reason = await ended
+    except asyncio.CancelledError:
+        transport.abort()  # nobody would ever use it, nor close it
+        raise
     if reason:
         raise AuthenticationError(f"{endpoint}: {reason}")
     return guard.protocol

@@ -75,6 +75,7 @@ class FrameProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._raw: OutputProtocol | None = None
+        self._successor: asyncio.Protocol | None = None
         self._greeted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -87,6 +88,10 @@ class FrameProtocol(asyncio.Protocol):
         """Hand on the messages that the data completes."""
         if not self._greeted:
             data = self._greet(data)
+        if self._successor is not None:
+            if data:
+                self._successor.data_received(data)
+            return
         raw = self._raw
         if raw is not None:
             raw.data_received(data)
@@ -123,9 +128,13 @@ class FrameProtocol(asyncio.Protocol):
 
     def send(self, message: object) -> None:
         """Send a message, together with the others of this turn."""
+        self.send_frame(encode(message))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send a message that has been encoded already, for it goes to many."""
         if not self._out and self._transport is not None:
             self._writes.add(self)
-        self._out.append(encode(message))
+        self._out.append(frame)
 
     def flush(self) -> None:
         """Write what has been said, at once."""
@@ -136,6 +145,17 @@ class FrameProtocol(asyncio.Protocol):
     def become_raw(self, output: OutputProtocol) -> None:
         """Take what comes from here on as text and not as frames."""
         self._raw = output
+
+    def give_way(self, successor: asyncio.Protocol) -> None:
+        """Let another protocol have the connection, with all that follows the first message.
+
+        To be called while that is handled; this one learns no more of the connection.
+        """
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            self._successor = successor
+            transport.set_protocol(successor)
+            successor.connection_made(transport)
 
     def close(self) -> None:
         """Send what is to be sent, and close."""

@@ -11,7 +11,9 @@ from typing import Literal
 import msgspec
 
 ObjectState = Literal["pending", "inline", "shared_memory", "spilled", "error"]
-HolderRole = Literal["driver", "worker", "argument", "borrowed", "actor", "object", "function"]
+HolderRole = Literal[
+    "driver", "worker", "node", "argument", "borrowed", "actor", "object", "function"
+]
 Order = Literal["size", "age", "holders"]
 
 
@@ -36,12 +38,14 @@ class Holder(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     Attributes
     ----------
     role : str
-        ``driver`` or ``worker``: a process has refs or views; ``argument``: an unfinished
-        task depends on it, or a living actor was created with it; ``borrowed``: its ref is
-        somewhere in such arguments; ``actor``: a detached actor, which holds itself; ``object``:
-        a value contains its ref; ``function``: the closure of an exported function does.
+        ``driver`` or ``worker``: a process has refs or views; ``node``: another node counts as
+        a holder, for what holds it there; ``argument``: an unfinished task depends on it, or a
+        living actor was created with it; ``borrowed``: its ref is somewhere in such arguments;
+        ``actor``: a detached actor, which holds itself; ``object``: a value contains its ref;
+        ``function``: the closure of an exported function does.
     name : str
-        The driver's program, what the worker runs, the task or the function.
+        The driver's program, what the worker runs, the other node's number, the task or the
+        function.
     pid : int
         Of the process; for a task that of its worker, 0 if it has none.
     id : str

@@ -16,8 +16,10 @@ from typing import Any
 
 import msgspec
 
-from raydask.ids import ActorID, FunctionID, ObjectID, TaskID
+from raydask.ids import ActorID, FunctionID, ObjectID, PlacementGroupID, TaskID
+from raydask.placement import GroupStrategy, Strategy
 from raydask.task import TaskSpec, TaskTemplate
+from raydask.wire.status import NodeStatus
 
 
 class ValueKind(enum.IntEnum):
@@ -31,6 +33,8 @@ class ValueKind(enum.IntEnum):
     """In the message, and it is a pickled exception to raise."""
     SPILLED = 3
     """In a file of the spill folder, at an offset; ``data`` is the file's path."""
+    ELSEWHERE = 4
+    """Where the sender can read it and the receiver cannot, who asks its own node for it."""
 
 
 class TaskStatus(enum.IntEnum):
@@ -88,13 +92,15 @@ class Hello(msgspec.Struct, array_like=True):
         ``"driver"``, ``"worker"``, ``"control"`` (a worker's control socket),
         ``"stdout"`` or ``"stderr"`` (a worker's output, raw bytes from then on),
         ``"observer"`` (it makes requests and has no job); ``"caller"`` is what a process says
-        to the actor that it calls.
+        to the actor that it calls, and ``"call"`` what comes before it where the actor is on
+        another node: that the connection is to be joined to one to the actor's worker.
     pid : int
     version, python : str
-        Of raydask, and ``"3.11"``-style of Python.
+        Of raydask and of Python; these two stay where they are, so that whoever has others can
+        be told so.
     process : int
         For a control or output socket the process number of the worker it belongs to; for
-        a caller its own.
+        a caller its own; for a call the worker's, on its node.
     namespace : str
     search_path : list of str
         A driver's ``sys.path``, which its workers take over.
@@ -105,6 +111,10 @@ class Hello(msgspec.Struct, array_like=True):
     log_to_driver : bool
     job : int
         For a worker the only job that it works for, whose fork server it comes from; 0: any.
+    others : dict of str to str
+        Versions of what else matters, by names of ``raydask.wire.versions``.
+    node : int
+        For a caller its own node; for a call the one where the actor is.
     """
 
     role: str
@@ -118,6 +128,8 @@ class Hello(msgspec.Struct, array_like=True):
     entry_point: str = ""
     log_to_driver: bool = True
     job: int = 0
+    others: dict[str, str] = {}
+    node: int = 0
 
 
 class Submit(msgspec.Struct, array_like=True):
@@ -204,10 +216,14 @@ class RetireRegions(msgspec.Struct, array_like=True):
 
 
 class PutFor(msgspec.Struct, array_like=True):
-    """Values that an actor made for a caller, whose node holds them for it and tells it."""
+    """Values that an actor made for a caller, whose node holds them for it and tells it.
+
+    ``node`` is the caller's; 0: this one.
+    """
 
     process: int
     values: list[ObjectValue]
+    node: int = 0
 
 
 class Promise(msgspec.Struct, array_like=True):
@@ -308,6 +324,8 @@ class Welcome(msgspec.Struct, array_like=True):
         Whether the process shall say where in the program it makes objects.
     preload : list of str
         Packages that the workers of a job share, once the process has named their modules.
+    warning : str
+        Not empty: what may go wrong because the two have other versions of something.
     """
 
     node: int
@@ -321,6 +339,7 @@ class Welcome(msgspec.Struct, array_like=True):
     refusal: str = ""
     record_call_sites: bool = False
     preload: list[str] = []
+    warning: str = ""
 
 
 class Values(msgspec.Struct, array_like=True):
@@ -330,7 +349,8 @@ class Values(msgspec.Struct, array_like=True):
 
 
 class Ready(msgspec.Struct, array_like=True):
-    """Objects the process watches that are now available."""
+    """Objects that are now available: the process watches them, or they are results of its calls
+    that its node holds for it."""
 
     object_ids: list[ObjectID]
 
@@ -417,8 +437,10 @@ class Progress(msgspec.Struct, array_like=True):
 class ActorLocated(msgspec.Struct, array_like=True):
     """An actor's state and where to call it, for a process that asked to follow it.
 
-    ``address`` is the path of its worker's socket while it is alive; ``cause`` says why it
-    is dead or restarting; ``incarnation`` counts its processes from 0.
+    ``address`` is the path of the socket where it is called while it is alive; ``cause`` says why
+    it is dead or restarting; ``incarnation`` counts its processes from 0.  ``host`` is the node
+    where it lives and ``process`` its worker there; 0: not known to be elsewhere.  Where that is
+    another node, ``address`` is the receiver's own node's, which has to be told both (``Hello``).
     """
 
     actor_id: ActorID
@@ -426,6 +448,8 @@ class ActorLocated(msgspec.Struct, array_like=True):
     address: str
     incarnation: int
     cause: str
+    host: int = 0
+    process: int = 0
 
 
 # --- the node to a worker's control socket ------------------------------------------------
@@ -445,8 +469,53 @@ class CancelTask(msgspec.Struct, array_like=True):
 # --- the node and the global scheduler ----------------------------------------------------
 
 
+class JoinCluster(msgspec.Struct, array_like=True):
+    """A node that is about to start asks for its number; ``Joined`` answers.
+
+    ``version``, ``python`` and ``others`` are as in ``Hello``.
+    """
+
+    version: str
+    python: str
+    others: dict[str, str] = {}
+
+
+class Joined(msgspec.Struct, array_like=True):
+    """Answer to ``JoinCluster``.
+
+    Attributes
+    ----------
+    node : int
+        The number that the new node has from now on.
+    cluster : str
+        The cluster's identity: a node never becomes part of another one.
+    refusal : str
+        Not empty: the node cannot be part of this cluster, for this reason.
+    shards : int
+        How many Redis servers hold the control state.
+    versions : dict of str to str
+        The head's, by names of ``raydask.wire.versions``.
+    control_prefix : str
+        What the names of its keys there begin with.
+    """
+
+    node: int
+    cluster: str
+    refusal: str = ""
+    shards: int = 1
+    versions: dict[str, str] = {}
+    control_prefix: str = ""
+
+
 class RegisterNode(msgspec.Struct, array_like=True):
-    """A node joins, or comes back to a restarted global scheduler."""
+    """A node joins, or comes back to a restarted global scheduler.
+
+    ``link`` and ``data`` are where other nodes connect to it, as ``HOST:PORT``: for messages and
+    for objects; empty where no other can.  ``cluster`` is the identity of the cluster that it
+    is part of; empty: of whichever this is.  ``versions`` are by names of
+    ``raydask.wire.versions``.  ``bundles`` are those that it has reserved, with their numbers in
+    their groups, and ``jobs`` are its own that have not ended.
+    """
 
     node: int
     pid: int
@@ -456,6 +525,12 @@ class RegisterNode(msgspec.Struct, array_like=True):
     labels: dict[str, str]
     object_store_memory: int
     actors: list[ActorID]
+    link: str = ""
+    data: str = ""
+    cluster: str = ""
+    versions: dict[str, str] = {}
+    bundles: list[tuple[PlacementGroupID, int]] = []
+    jobs: list[int] = []
 
 
 class Heartbeat(msgspec.Struct, array_like=True):
@@ -463,7 +538,9 @@ class Heartbeat(msgspec.Struct, array_like=True):
 
     ``available`` resources, ``queued`` ready tasks, ``queue_seconds`` estimated wait of a
     task that arrives now, ``store_used`` bytes; and for those who watch how many ``tasks`` and
-    ``objects`` it knows, and how many ``workers`` and ``drivers`` it has.
+    ``objects`` it knows, and how many ``workers`` and ``drivers`` it has.  ``lent`` is what of
+    its resources the tasks of other homes use.  ``sent`` is how many bytes of objects it has sent
+    to other nodes so far.
     """
 
     node: int
@@ -475,14 +552,20 @@ class Heartbeat(msgspec.Struct, array_like=True):
     objects: int = 0
     workers: int = 0
     drivers: int = 0
+    lent: dict[str, int] = {}
+    sent: int = 0
 
 
 class PassedUp(msgspec.Struct, array_like=True):
-    """A task that the local scheduler cannot run: name and resources decide its place."""
+    """A task that the local scheduler cannot run, or that is not for it to place.
+
+    Resources and strategy decide its place.
+    """
 
     task_id: TaskID
     name: str
     resources: dict[str, int]
+    strategy: Strategy | None = None
 
 
 class PassUp(msgspec.Struct, array_like=True):
@@ -490,6 +573,12 @@ class PassUp(msgspec.Struct, array_like=True):
 
     node: int
     tasks: list[PassedUp]
+
+
+class WithdrawTasks(msgspec.Struct, array_like=True):
+    """Tasks that were passed up have ended: they want no place any more."""
+
+    task_ids: list[TaskID]
 
 
 class CreateActor(msgspec.Struct, array_like=True):
@@ -504,6 +593,7 @@ class CreateActor(msgspec.Struct, array_like=True):
     max_restarts: int
     detached: bool
     job: int
+    strategy: Strategy | None = None
 
 
 class ClaimName(msgspec.Struct, array_like=True):
@@ -546,10 +636,14 @@ class Placed(msgspec.Struct, array_like=True):
 
 
 class Infeasible(msgspec.Struct, array_like=True):
-    """No node could run these tasks; ``detail`` says what they ask for and what there is."""
+    """No node could run these tasks; ``detail`` says what they ask for and what there is.
+
+    ``final`` says that none ever will: they fail at once.
+    """
 
     task_ids: list[TaskID]
     detail: str
+    final: bool = False
 
 
 class ActorPlaced(msgspec.Struct, array_like=True):
@@ -571,6 +665,437 @@ class ClusterView(msgspec.Struct, array_like=True):
     """All nodes as the global scheduler sees them: number to (total, available, queued)."""
 
     nodes: dict[int, tuple[dict[str, int], dict[str, int], float]]
+
+
+class NodesAppeared(msgspec.Struct, array_like=True):
+    """Nodes that other nodes can connect to: number, ``link``, ``data``, as in ``RegisterNode``."""
+
+    nodes: list[tuple[int, str, str]]
+
+
+class NodesDied(msgspec.Struct, array_like=True):
+    """These nodes are dead, and will never come back: (number, why).
+
+    A node that is told so of itself ends.
+    """
+
+    nodes: list[tuple[int, str]]
+
+
+class NodeUnreachable(msgspec.Struct, array_like=True):
+    """A node has lost its connection to another, or cannot make one: the two must part."""
+
+    node: int
+    cause: str
+
+
+HAS_LEFT = "it has left"
+"""Why a node is dead that has asked to be let go; of another this is never said."""
+
+
+class LeaveCluster(msgspec.Struct, array_like=True):
+    """A node leaves: nothing new is for it.
+
+    With ``done`` it wants to be let go: it has nothing left, or will wait no longer.  The answer
+    is ``NodesDied``, with the cause ``HAS_LEFT``.
+    """
+
+    done: bool = False
+
+
+class NodesLeave(msgspec.Struct, array_like=True):
+    """These nodes leave, and will have gone soon: nothing new is for them."""
+
+    nodes: list[int]
+
+
+class ShapeDemand(msgspec.Struct, array_like=True):
+    """Ready tasks of one kind that a node would have others run.
+
+    Attributes
+    ----------
+    shape : int
+        The node's number for the kind.
+    resources : dict of str to int
+        Of each task, in steps of 1 / ``RESOURCE_UNIT``.
+    count : int
+        How many wait; 0: none do any more.
+    seconds : float
+        That one takes, estimated; negative: unknown.
+    nodes : list of int
+        Where their large inputs are, the node that has most first; others will do too.
+    """
+
+    shape: int
+    resources: dict[str, int]
+    count: int
+    seconds: float = -1.0
+    nodes: list[int] = []
+
+
+class Demands(msgspec.Struct, array_like=True):
+    """What a node would have others run; shapes that are not named are as they were."""
+
+    demands: list[ShapeDemand]
+
+
+class Lease(msgspec.Struct, array_like=True):
+    """So many tasks of a shape may be with a node at once; 0: the lease has ended."""
+
+    shape: int
+    node: int
+    slots: int
+
+
+class Leases(msgspec.Struct, array_like=True):
+    """Leases that have changed, for the node whose demands they answer."""
+
+    leases: list[Lease]
+
+
+# --- placement groups: the node and the global scheduler -------------------------------------
+
+
+class PlacementGroupInfo(msgspec.Struct, array_like=True):
+    """A placement group, for whoever asks; the fields are those of ``PlacementGroupEntry``.
+
+    ``infeasible`` says why the cluster could not hold it; empty if it could.
+    """
+
+    group_id: PlacementGroupID
+    state: str
+    strategy: str
+    job: int
+    bundles: list[dict[str, int]]
+    nodes: list[int]
+    name: str
+    namespace: str
+    detached: bool
+    infeasible: str
+
+
+class CreateGroup(msgspec.Struct, array_like=True):
+    """A process wants these bundles reserved; ``GroupsAnswered`` with the number answers."""
+
+    number: int
+    group_id: PlacementGroupID
+    bundles: list[dict[str, int]]
+    strategy: GroupStrategy
+    name: str
+    namespace: str
+    job: int
+    detached: bool
+
+
+class RemoveGroup(msgspec.Struct, array_like=True):
+    """A process wants a group no more; ``GroupsAnswered`` with the number answers."""
+
+    number: int
+    group_id: PlacementGroupID
+
+
+class ListGroups(msgspec.Struct, array_like=True):
+    """Which placement groups are there?  ``GroupsAnswered`` with the number answers."""
+
+    number: int
+
+
+class GroupsAnswered(msgspec.Struct, array_like=True):
+    """Answer to the three above; ``refusal`` is not empty if it could not be done."""
+
+    number: int
+    groups: list[PlacementGroupInfo]
+    refusal: str = ""
+
+
+class ListNodes(msgspec.Struct, array_like=True):
+    """What is known of each node?  ``NodesListed`` with the number answers."""
+
+    number: int
+
+
+class NodesListed(msgspec.Struct, array_like=True):
+    """Answer to ``ListNodes``."""
+
+    number: int
+    nodes: list[NodeStatus]
+
+
+class GroupJudged(msgspec.Struct, array_like=True):
+    """The cluster cannot hold a placement group of the receiver's, or, empty, now it can."""
+
+    group_id: PlacementGroupID
+    job: int
+    infeasible: str
+
+
+class ReserveBundles(msgspec.Struct, array_like=True):
+    """Reserve these bundles of a group, all or none; ``BundlesReserved`` answers.
+
+    They are pairs of a bundle's number in the group and its resources; ``attempt`` comes back.
+    """
+
+    group_id: PlacementGroupID
+    attempt: int
+    bundles: list[tuple[int, dict[str, int]]]
+
+
+class BundlesReserved(msgspec.Struct, array_like=True):
+    """Whether a node has reserved what it was asked to."""
+
+    group_id: PlacementGroupID
+    attempt: int
+    accepted: bool
+
+
+class ReturnBundles(msgspec.Struct, array_like=True):
+    """These bundles of a group are wanted no more, and what runs in them ends: ``cause``."""
+
+    group_id: PlacementGroupID
+    indexes: list[int]
+    cause: str
+
+
+class JobEnded(msgspec.Struct, array_like=True):
+    """A job of the sender's has ended."""
+
+    job: int
+
+
+# --- nodes to one another -------------------------------------------------------------------
+
+
+class Whereabouts(msgspec.Struct, array_like=True, gc=False):
+    """Where a stored object can be fetched.
+
+    Attributes
+    ----------
+    object_id : ObjectID
+    size : int
+        Bytes.
+    nodes : list of int
+        That have it or are fetching it, in the order in which they came to it: whoever
+        fetches it asks one of these, and nodes that come later may ask him.
+    """
+
+    object_id: ObjectID
+    size: int
+    nodes: list[int]
+
+
+class Place(msgspec.Struct, array_like=True, gc=False):
+    """Where a node has an object, pinned for who asked: in its arena, or in a spill file.
+
+    ``file`` is 0 for the arena; ``offset`` and ``size`` are in bytes.
+    """
+
+    object_id: ObjectID
+    offset: int
+    size: int
+    file: int = 0
+
+
+class LentTemplate(msgspec.Struct, array_like=True):
+    """A template that this connection has not sent before, with its function's code."""
+
+    number: int
+    template: TaskTemplate
+    code: bytes
+    nested: list[ObjectID]
+
+
+class Lend(msgspec.Struct, array_like=True):
+    """Tasks that the receiver shall run for the sender, which stays their home.
+
+    Attributes
+    ----------
+    settings : JobSettings
+        Of the tasks' job.
+    templates : list of LentTemplate
+    specs : list of TaskSpec
+    values : list of ObjectValue
+        Inputs that travel in messages, those the sender has.
+    located : list of Whereabouts
+        Of the other inputs.
+    modules : list of str
+        What the job's functions import, as in ``Preload``.
+    """
+
+    settings: JobSettings
+    templates: list[LentTemplate]
+    specs: list[TaskSpec]
+    values: list[ObjectValue]
+    located: list[Whereabouts]
+    modules: list[str] = []
+
+
+class LentResults(msgspec.Struct, array_like=True):
+    """Tasks that ended at a node that ran them for this one.
+
+    A stored value stays there: it has its size, and no place.
+    """
+
+    results: list[TaskResult]
+
+
+class GiveBack(msgspec.Struct, array_like=True):
+    """Tasks that were lent and are given back, not begun."""
+
+    task_ids: list[TaskID]
+
+
+class RecallTasks(msgspec.Struct, array_like=True):
+    """Give these tasks back if they have not begun; ``GiveBack`` answers."""
+
+    task_ids: list[TaskID]
+
+
+class CancelLent(msgspec.Struct, array_like=True):
+    """Cancel tasks that were lent, and with ``recursive`` what they have submitted.
+
+    With ``force`` the workers of those that run are ended.
+    """
+
+    task_ids: list[TaskID]
+    force: bool
+    recursive: bool
+
+
+class EndGuestJob(msgspec.Struct, array_like=True):
+    """A job has ended at its home: end what is left of it here."""
+
+    job: int
+
+
+class Borrow(msgspec.Struct, array_like=True):
+    """The sender holds these objects of the receiver's; ``Borrowed`` with the number answers."""
+
+    number: int
+    object_ids: list[ObjectID]
+
+
+class Borrowed(msgspec.Struct, array_like=True):
+    """The receiver counts as a holder of what it borrowed under this number."""
+
+    number: int
+
+
+class Want(msgspec.Struct, array_like=True):
+    """Say where these objects of the receiver's are, or what they are, as soon as they exist.
+
+    ``again`` says that none of the nodes that were named could give them: only nodes that have
+    all of an object are named then, so that nobody waits for somebody who waits for him.
+    """
+
+    object_ids: list[ObjectID]
+    again: bool = False
+
+
+class Located(msgspec.Struct, array_like=True):
+    """Answer to ``Want`` for stored objects; others come as ``Values``."""
+
+    objects: list[Whereabouts]
+
+
+class Fetch(msgspec.Struct, array_like=True):
+    """Keep these objects where they are and say where; ``Unpin`` ends that for each."""
+
+    object_ids: list[ObjectID]
+
+
+class Places(msgspec.Struct, array_like=True):
+    """Answer to ``Fetch``."""
+
+    places: list[Place]
+
+
+class NotHere(msgspec.Struct, array_like=True):
+    """Answer to ``Fetch`` for objects that the sender does not have."""
+
+    object_ids: list[ObjectID]
+
+
+class CopiesMade(msgspec.Struct, array_like=True):
+    """The sender has copies of these objects of the receiver's, which others can fetch."""
+
+    object_ids: list[ObjectID]
+
+
+class CopiesDropped(msgspec.Struct, array_like=True):
+    """The sender has no copies of these any more."""
+
+    object_ids: list[ObjectID]
+
+
+class Forget(msgspec.Struct, array_like=True):
+    """These objects of the sender's are no more: copies of them are of no use."""
+
+    object_ids: list[ObjectID]
+
+
+class JobLines(msgspec.Struct, array_like=True):
+    """Lines that workers have printed for a driver of the receiver's."""
+
+    job: int
+    lines: list[LogLine]
+
+
+class Part(msgspec.Struct, array_like=True):
+    """The sender leaves, and has nothing more to say; ``Parted`` with the number answers."""
+
+    number: int
+
+
+class Parted(msgspec.Struct, array_like=True):
+    """All that a leaving node has said has been taken in, and nothing new will come to it.
+
+    ``settled`` says that the sender awaits nothing of it either.
+    """
+
+    number: int
+    settled: bool
+
+
+class ActorCreated(msgspec.Struct, array_like=True):
+    """An actor of the receiver's lives now at the sender's, in this process of its.
+
+    Where ``__init__`` failed, ``LentResults`` says so instead.
+    """
+
+    actor_id: ActorID
+    process: int
+    pid: int
+
+
+class ActorProcessDied(msgspec.Struct, array_like=True):
+    """The process of an actor of the receiver's has ended, before or after it was created."""
+
+    actor_id: ActorID
+    cause: str
+
+
+class EndActorProcess(msgspec.Struct, array_like=True):
+    """End the process of an actor of the sender's; ``cause`` is for people."""
+
+    actor_id: ActorID
+    cause: str
+
+
+class KillActor(msgspec.Struct, array_like=True):
+    """A process of the sender's wants an actor of the receiver's ended."""
+
+    actor_id: ActorID
+    no_restart: bool
+
+
+class ReturnValues(msgspec.Struct, array_like=True):
+    """What an actor here has made for a process of the receiver's; see ``PutFor``.
+
+    A stored value stays here: it has its size, and no place.
+    """
+
+    process: int
+    values: list[ObjectValue]
 
 
 # --- the node and its supervisor -----------------------------------------------------------
@@ -637,13 +1162,16 @@ class ChildExited(msgspec.Struct, array_like=True):
 
 
 class EndSession(msgspec.Struct, array_like=True):
-    """End the session: somebody who may has asked for it."""
+    """End the session: somebody who may has asked for it, or for another reason."""
+
+    reason: str = ""
 
 
 class NodeReady(msgspec.Struct, array_like=True):
-    """The node accepts connections, or why it cannot."""
+    """The node accepts connections, or why it cannot; and what its user is to be warned of."""
 
     error: str
+    warnings: list[str] = []
 
 
 FRAME_TYPES: tuple[type[Any], ...] = (
@@ -701,5 +1229,50 @@ FRAME_TYPES: tuple[type[Any], ...] = (
     ForkServerEnded,
     WorkerForked,
     EndSession,
+    JoinCluster,
+    Joined,
+    NodesAppeared,
+    NodesDied,
+    NodeUnreachable,
+    Demands,
+    Leases,
+    Lend,
+    LentResults,
+    GiveBack,
+    RecallTasks,
+    CancelLent,
+    EndGuestJob,
+    Borrow,
+    Borrowed,
+    Want,
+    Located,
+    Fetch,
+    Places,
+    NotHere,
+    CopiesMade,
+    CopiesDropped,
+    Forget,
+    JobLines,
+    LeaveCluster,
+    NodesLeave,
+    Part,
+    Parted,
+    ActorCreated,
+    ActorProcessDied,
+    EndActorProcess,
+    KillActor,
+    ReturnValues,
+    CreateGroup,
+    RemoveGroup,
+    ListGroups,
+    GroupsAnswered,
+    GroupJudged,
+    ReserveBundles,
+    BundlesReserved,
+    ReturnBundles,
+    JobEnded,
+    WithdrawTasks,
+    ListNodes,
+    NodesListed,
 )
 """A frame's number is its type's place in this tuple: append, never reorder."""

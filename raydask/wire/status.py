@@ -26,6 +26,10 @@ class NodeStatus(msgspec.Struct):
         Processes.
     session : str
         The session's folder, on its own machine.
+    versions : dict of str to str
+        Of what its processes run, by names of ``raydask.wire.versions``.
+    sent : int
+        Bytes of objects that it has sent to other nodes, since it started.
     """
 
     node: int
@@ -41,3 +45,5 @@ class NodeStatus(msgspec.Struct):
     workers: int = 0
     drivers: int = 0
     session: str = ""
+    versions: dict[str, str] = {}
+    sent: int = 0

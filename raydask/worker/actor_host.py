@@ -26,13 +26,15 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from raydask.driver import arguments
 from raydask.driver.context import RunningTask, running_task
+from raydask.driver.object_ref import received_ref
 from raydask.driver.session import Session
-from raydask.errors import TaskCancelledError
+from raydask.errors import ClusterUnavailableError, TaskCancelledError
 from raydask.ids import ActorID, ObjectID, TaskID
 from raydask.task import TaskTemplate
 from raydask.wire.connection import BlockingConnection, ConnectionLost
@@ -55,25 +57,33 @@ _BATCH_SECONDS = 0.001
 _OK = int(TaskStatus.OK)
 _STORED = int(ValueKind.STORED)
 _ELSEWHERE = int(TaskStatus.ELSEWHERE)
+_WITH_NODE = int(ValueKind.ELSEWHERE)
 
 
 class _Caller:
     """A process that calls this actor."""
 
-    __slots__ = ("answers", "connection", "process", "templates")
+    __slots__ = ("answers", "connection", "node", "process", "templates")
 
     def __init__(self, connection: BlockingConnection) -> None:
         self.connection = connection
         self.process = 0
+        self.node = 0
         self.templates: dict[int, tuple[TaskTemplate, str]] = {}
         self.answers: list[TaskResult] = []
 
 
 class _Call(NamedTuple):
-    """A call that has come and not been begun."""
+    """A call that has come and not been answered.
+
+    `fetched` are those of its inputs that a caller on another node could not send; `held` is what
+    keeps them here.
+    """
 
     caller: _Caller
     assignment: Assignment
+    fetched: Sequence[ObjectID] = ()
+    held: list[object] | None = None
 
 
 class _Listener:
@@ -172,6 +182,7 @@ class ActorHost:
             self._calls.extend([_Call(caller, one) for one in message.assignments])
         elif isinstance(message, Hello):
             caller.process = message.process
+            caller.node = message.node
         elif isinstance(message, CancelTask):
             self._cancel(message.task_id)
 
@@ -209,6 +220,8 @@ class ActorHost:
                 call = calls.popleft()
             except IndexError:
                 continue
+            if call.assignment.values:
+                call = self._with_inputs(call)
             if self._loop is not None:
                 asyncio.run_coroutine_threadsafe(self._run_async(call), self._loop)
             elif self._threads is not None:
@@ -217,6 +230,23 @@ class ActorHost:
                 self._run_call(call)
                 if time.monotonic() - self._flushed_at > _BATCH_SECONDS:
                     self._flush()
+
+    def _with_inputs(self, call: _Call) -> _Call:
+        """Have the node bring what the caller could not send."""
+        values = call.assignment.values
+        wanted = [value.object_id for value in values if value.kind == _WITH_NODE]
+        if not wanted:
+            return call
+        session = self._session
+        held: list[object] = [received_ref(each, session.references) for each in wanted]
+        try:
+            located, uses = session.locate(wanted)
+        except ClusterUnavailableError:
+            return call  # it will not be answered
+        held.append(uses)
+        found = dict(zip(wanted, located))
+        call.assignment.values = [found.get(value.object_id, value) for value in values]
+        return _Call(call.caller, call.assignment, wanted, held)
 
     def _run_in_thread(self, call: _Call) -> None:
         self._run_call(call)
@@ -310,7 +340,13 @@ class ActorHost:
 
     def _answer(self, call: _Call, lent: list[ObjectID] | None, result: TaskResult) -> None:
         session = self._session
-        if lent is not None and session.references.end_loan(lent):
+        keeps = lent is not None and bool(session.references.end_loan(lent))
+        if call.held is not None:
+            call.held.clear()
+            session.references.settle()
+            counts = session.references.counts
+            keeps = keeps or any(object_id in counts for object_id in call.fetched)
+        if keeps:
             # The caller lets go of its arguments when it has the answer; the node must know
             # before that that this actor keeps some of them.
             session.request("barrier", None, bool)
@@ -331,7 +367,7 @@ class ActorHost:
 
     def _hand_to_node(self, caller: _Caller, values: list[ObjectValue]) -> None:
         # What this process holds of their contents is released after this.
-        self._session.outbox.flush(PutFor(caller.process, values))
+        self._session.outbox.flush(PutFor(caller.process, values, caller.node))
 
     def _flush(self) -> None:
         self._flushed_at = time.monotonic()

@@ -250,9 +250,13 @@ class Executor:
 
     def _cancel(self, message: CancelTask) -> None:
         with self._lock:
-            waiting = [one for one in self._inbox if one.task_id == message.task_id]
-            for assignment in waiting:
-                self._inbox.remove(assignment)
+            # The main thread takes from the inbox meanwhile, without the lock.
+            waiting = [one for one in list(self._inbox) if one.task_id == message.task_id]
+            for assignment in list(waiting):
+                try:
+                    self._inbox.remove(assignment)
+                except (IndexError, ValueError):
+                    waiting.remove(assignment)
         for assignment in waiting:
             self._outcomes.cancelled(assignment, self._known[assignment.template].template)
             self.session.flush()

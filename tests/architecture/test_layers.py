@@ -23,6 +23,7 @@ PUBLIC_NAMES = "raydask/__init__.py"
 
 LAYERS: tuple[set[str], ...] = (
     {"ids", "errors", "version"},
+    {"placement"},
     {"task", "config", "session_folder"},
     {"pickling"},
     {"serialization"},
@@ -35,7 +36,7 @@ LAYERS: tuple[set[str], ...] = (
     {PUBLIC_NAMES},
     {"util"},
     {"node", "dashboard"},
-    {"testing", "__main__"},
+    {"testing", "__main__", "cluster_utils"},
     {"demo"},
 )
 """From the ground up.  A part imports from itself and from earlier sets, never from its

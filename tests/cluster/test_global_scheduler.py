@@ -36,8 +36,10 @@ def redis(folder: Path) -> Iterator[RedisServer]:
 PROGRAM = """
 import sys
 from raydask.config import Config
+from raydask.control.control_place import parse_place
 from raydask.global_scheduler.server import run_global_scheduler
-run_global_scheduler(sys.argv[1], [sys.argv[2]], "secret", Config(control_window=0.05), None)
+place = parse_place(sys.argv[2], "", "secret")
+run_global_scheduler(sys.argv[1], place, "secret", Config(control_window=0.05), None)
 """
 
 

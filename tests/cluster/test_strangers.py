@@ -100,15 +100,18 @@ def mutated(frame: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-def send_all(endpoint: Endpoint, frames: Iterator[bytes], *, proven: bool) -> int:
-    """Send the frames over as many connections as it takes; return how many were used."""
+def send_all(endpoint: Endpoint, frames: Iterator[bytes], *, proven: str | None) -> int:
+    """Send the frames over as many connections as it takes; return how many were used.
+
+    Each begins with a proof of the secret `proven`, unless that is None.
+    """
     connections = 0
     left = next(frames, None)
     while left is not None:
         connections += 1
         with connect(endpoint) as sock:
-            if proven:
-                prove(sock)
+            if proven is not None:
+                prove(sock, proven)
             try:
                 for _ in range(A_CONNECTION):
                     if left is None:
@@ -151,10 +154,11 @@ def test_ten_thousand_frames_that_make_no_sense(
             else:
                 yield mutated(rng.choice(well_formed), rng)
 
-    send_all(endpoint, frames(FRAMES // 10), proven=proven)
+    secret = SECRET if proven else None
+    send_all(endpoint, frames(FRAMES // 10), proven=secret)
     before = private_memory(folder)
     pids = {name: process_named(folder, name).pid for name in before}
-    connections = send_all(endpoint, frames(FRAMES), proven=proven)
+    connections = send_all(endpoint, frames(FRAMES), proven=secret)
 
     assert connections >= FRAMES / A_CONNECTION
     assert {name: process_named(folder, name).pid for name in before} == pids

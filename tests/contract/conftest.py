@@ -11,9 +11,11 @@ from typing import Protocol
 import pytest
 
 from raydask.control.memory_store import MemoryServer, MemoryStore
+from raydask.control.redis_connection import parse_url
 from raydask.control.redis_server import RedisServer
 from raydask.control.redis_store import RedisStore
 from raydask.control.store import ControlStore
+from tests.contract.head import Head
 
 PASSWORD = 'pass "word" \\ #1'
 
@@ -86,10 +88,31 @@ class RedisBackend:
         shutil.rmtree(self.folder)
 
 
-@pytest.fixture(params=["memory", "redis", "redis-3-shards"])
+class HeadBackend(RedisBackend):
+    """Real servers that stores reach through a global scheduler, as from another machine."""
+
+    def __init__(self, shards: int) -> None:
+        super().__init__(shards)
+        servers = [parse_url(server.url, PASSWORD) for server in self.servers]
+        self._head = Head(servers, "the secret of the cluster")
+
+    def open(self) -> ControlStore:
+        store = RedisStore(self._head.addresses(), attempts=2)
+        store.start()
+        self._stores.append(store)
+        return store
+
+    def close(self) -> None:
+        super().close()
+        self._head.close()
+
+
+@pytest.fixture(params=["memory", "redis", "redis-3-shards", "through-head-2-shards"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if request.param == "memory":
         chosen: Backend = MemoryBackend()
+    elif request.param == "through-head-2-shards":
+        chosen = HeadBackend(2)
     else:
         chosen = RedisBackend(3 if request.param == "redis-3-shards" else 1)
     yield chosen

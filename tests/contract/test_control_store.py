@@ -180,6 +180,21 @@ def test_the_state_outlives_its_client(backend: Backend) -> None:
     second.close()
 
 
+def test_clear_removes_everything(backend: Backend) -> None:
+    store = backend.open()
+    store.write(task_entries(3_000) | {"kv::a": b"1"})
+    store.append_events([b"event"], 10)
+    store.increment("nodes")
+    store.clear()
+    store.close()
+
+    store = backend.open()
+    assert set(store.scan("")) == {SCHEMA_KEY}
+    assert store.read_events() == []
+    assert store.increment("nodes") == 1
+    store.close()
+
+
 def test_a_closed_store_refuses_and_can_be_closed_again(store: ControlStore) -> None:
     store.close()
     store.close()

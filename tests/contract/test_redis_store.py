@@ -164,6 +164,32 @@ def test_entries_are_on_the_shard_that_the_schema_says(redis_backend: RedisBacke
         assert all(len(some) > 20 for some in held)
 
 
+def test_stores_with_different_prefixes_do_not_meet(redis_backend: RedisBackend) -> None:
+    urls = [server.url for server in redis_backend.servers]
+    stores = [RedisStore(urls, password=PASSWORD, prefix=p) for p in ("raydask:a*:", "raydask:ab:")]
+    task = task_key(IDS.next_task_id())
+    for number, store in enumerate(stores):
+        store.start()
+        store.write({task: b"%d" % number, "kv::x": b"x"})
+        store.append_events([b"%d" % number], 10)
+        assert store.increment("node") == 1
+        assert store.put_if_absent("named_actor::a", b"")
+    for number, store in enumerate(stores):
+        assert store.read([task]) == [b"%d" % number]
+        assert set(store.scan("task:")) == {task}
+        assert [event for _, event in store.read_events()] == [b"%d" % number]
+    stores[1].write({}, ["kv::x"])
+    assert stores[0].read(["kv::x"]) == [b"x"]
+
+    stores[0].clear()
+    assert not list(stores[0].scan(""))
+    assert set(stores[1].scan("task:")) == {task}
+    held = {key for shard in range(len(urls)) for key in ask(redis_backend, shard, "KEYS", "*")}
+    assert all(key.startswith(b"raydask:ab:") for key in held)
+    for store in stores:
+        store.close()
+
+
 def test_acknowledged_writes_survive_a_killed_server(redis_backend: RedisBackend) -> None:
     store = redis_backend.open()
     entries = {task_key(IDS.next_task_id()): b"x" * 1_000 for _ in range(1_000)}

@@ -37,6 +37,13 @@ def test_what_is_no_url_is_refused(url: str) -> None:
         parse_url(url)
 
 
+def test_what_is_refused_is_shown_without_its_password() -> None:
+    for url in ("http://:secret@h", "redis://:secret@h:x", "unix://:secret@"):
+        with pytest.raises(UsageError) as caught:
+            parse_url(url)
+        assert "secret" not in str(caught.value)
+
+
 def test_an_address_is_shown_without_its_password() -> None:
     for url in ("unix:///a", "redis://me:secret@h", "rediss://me:secret@h:1/2"):
         assert "secret" not in str(parse_url(url, "secret"))

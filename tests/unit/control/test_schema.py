@@ -36,6 +36,7 @@ KEYS = {
     "events_appended:<writer>": schema.events_appended_key("writer"),
     "events": schema.EVENTS_KEY,
     "raydask:schema": schema.SCHEMA_KEY,
+    "raydask:cluster": schema.CLUSTER_KEY,
 }
 
 
@@ -105,9 +106,12 @@ def test_the_page_shows_every_table(table: schema.Table) -> None:
         tables.TaskEntry,
         tables.TemplateEntry,
         tables.ActorOptionsEntry,
+        tables.StrategyEntry,
+        tables.LabelRuleEntry,
         tables.ObjectEntry,
         tables.ActorEntry,
         tables.NamedActorEntry,
+        tables.PlacementGroupEntry,
         tables.TaskEvent,
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from raydask.control import tables
 from raydask.control.tables import ObjectEntry, TaskEntry, TaskEvent, decode, encode
 from raydask.ids import IDSource, NodeNumber, ProcessNumber, function_id, return_id
+from raydask.placement import LabelRule, Strategy
 from raydask.task import ActorOptions, TaskKind, TaskSpec, TaskTemplate
 
 IDS = IDSource(NodeNumber(1), ProcessNumber(2))
@@ -39,6 +40,9 @@ TEMPLATES = [
         writable=True,
         observed=True,
         actor=ActorOptions(name="counter", namespace="a", max_concurrency=4, detached=True),
+        strategy=Strategy(
+            "LABELS", 3, True, (LabelRule("a", "in", ("b",)),), (LabelRule("c", "exists"),), b"\1"
+        ),
     ),
 ]
 

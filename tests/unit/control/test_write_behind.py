@@ -212,3 +212,90 @@ def test_a_bug_in_the_thread_reaches_its_owner(server: MemoryServer) -> None:
         writer.tick()
     with pytest.raises(InternalError):
         writer.close(soon())
+
+
+def test_single_entries_are_written_while_others_wait(server: MemoryServer) -> None:
+    writer = started(server)
+    landed = threading.Event()
+    writer.watch(landed.set)
+    jobs = writer.table(job_key)
+    for number in range(10):
+        jobs.put(number, FixedDocument(b"x"))
+    wanted = max(jobs.hurry(3), jobs.hurry(7))
+    assert writer.written < wanted
+
+    writer.hand_on()
+    assert landed.wait(20)
+
+    assert writer.written >= wanted
+    assert set(entries(server)) == {"job:3", "job:7"}
+    assert max(jobs.hurry(3), jobs.hurry(7)) <= writer.written, "it costs nothing twice"
+    writer.close(soon())
+
+
+def test_what_is_asked_for_while_a_batch_is_in_flight_goes_with_the_next(
+    server: MemoryServer, gated: GatedStore
+) -> None:
+    writer = WriteBehind(gated)
+    landed = threading.Semaphore(0)
+    writer.watch(landed.release)
+    writer.start()
+    jobs = writer.table(job_key)
+    for number in range(100):
+        jobs.put(number, FixedDocument(b"x"))
+    first = jobs.hurry(0)
+    writer.hand_on()
+    gated.arrived.wait()
+    last = 0
+    for number in range(1, 50):
+        last = jobs.hurry(number)
+        writer.hand_on()
+    assert writer.written < first
+
+    gated.gate.set()
+    assert landed.acquire(timeout=20)
+    assert first <= writer.written < last
+    writer.hand_on()
+    assert landed.acquire(timeout=20)
+    assert writer.written >= last
+    assert set(entries(server)) == {f"job:{number}" for number in range(50)}
+    writer.close(soon())
+
+
+def test_an_entry_in_flight_is_waited_for_although_nobody_asked_for_it_before(
+    server: MemoryServer, gated: GatedStore
+) -> None:
+    clock = ManualClock()
+    writer = WriteBehind(gated, 1.0, clock=clock)
+    writer.start()
+    jobs = writer.table(job_key)
+    jobs.put(1, FixedDocument(b"x"))
+    for clock.now in (0.0, 1.0, 2.0):
+        writer.tick()
+    gated.arrived.wait()
+
+    assert jobs.hurry(1) > writer.written
+    gated.gate.set()
+    writer.close(60.0)
+    assert jobs.hurry(1) <= writer.written
+
+
+@pytest.mark.expect_log("not being written")
+@pytest.mark.expect_log("being written again")
+def test_what_was_asked_for_is_written_when_the_store_is_back(server: MemoryServer) -> None:
+    writer = started(server)
+    landed = threading.Event()
+    writer.watch(landed.set)
+    jobs = writer.table(job_key)
+    server.reachable = False
+    jobs.put(1, FixedDocument(b"x"))
+    wanted = jobs.hurry(1)
+    writer.hand_on()
+    while writer.failure is None:
+        threading.Event().wait(0.001)
+    assert writer.written < wanted and not landed.is_set()
+
+    server.reachable = True
+    assert landed.wait(20)
+    assert writer.written >= wanted
+    writer.close(soon())

@@ -232,3 +232,85 @@ def test_counts_say_what_waits(count: int) -> None:
 
     state.expedite()
     assert (state.dirty_count, state.due_count) == (count, count)
+
+
+def test_what_is_urgent_goes_first_and_without_waiting_for_a_window() -> None:
+    state, table = new_state()
+    state.collect(0.0, 10)
+    for identifier in range(20):
+        table.put(identifier, FixedDocument(b"a"))
+
+    numbers = [table.hurry(15), table.hurry(3)]
+
+    assert numbers == [1, 2]
+    assert state.collect(0.0, 10) == Batch({"task:15": b"a", "task:3": b"a"}, [], [])
+    assert state.urgent.collected >= 2
+    assert state.collect(0.5, 10) is None
+
+
+def test_an_urgent_entry_is_collected_as_it_is_then_and_once() -> None:
+    state, table = new_state()
+    table.put(1, FixedDocument(b"old"))
+    first = table.hurry(1)
+    table.put(1, FixedDocument(b"new"))
+
+    assert table.hurry(1) >= first
+    assert collect_all(state, 0.0) == [Batch({"task:1": b"new"}, [], [])]
+    assert collect_all(state, 10.0) == []
+
+
+def test_an_entry_that_was_collected_is_not_urgent_again() -> None:
+    state, table = new_state()
+    table.put(1, FixedDocument(b"a"))
+    state.expedite()
+    collect_all(state, 0.0)
+    table.put(1, FixedDocument(b"b"))
+
+    assert table.hurry(1) == state.urgent.collected > 0, "it may be in flight"
+    assert state.collect(0.0, 10) is None
+
+
+def test_an_unknown_entry_is_not_waited_for() -> None:
+    state, table = new_state()
+
+    assert table.hurry(1) == 0
+    assert state.collect(0.0, 10) is None
+
+
+def test_an_urgent_entry_that_has_gone_holds_up_nothing() -> None:
+    state, table = new_state()
+    table.put(1, FixedDocument(b"a"))
+    number = table.hurry(1)
+    table.forget(1)
+
+    assert state.collect(0.0, 10) is None
+    assert state.urgent.collected >= number
+
+
+def test_numbers_of_urgent_entries_are_collected_in_their_order() -> None:
+    state, table = new_state()
+    other: DirtyTable[int] = state.table(lambda identifier: f"object:{identifier}")
+    numbers = []
+    for identifier in range(10):
+        for each in (table, other):
+            each.put(identifier, FixedDocument(b"a"))
+            numbers.append(each.hurry(identifier))
+
+    collected = []
+    while (batch := state.collect(0.0, 5)) is not None:
+        assert len(batch.puts) == 5
+        collected.append(state.urgent.collected)
+    assert collected[:3] == [numbers[4], numbers[9], numbers[14]]
+    assert collected[3] >= numbers[19]
+
+
+def test_urgent_entries_leave_room_for_others_in_a_batch() -> None:
+    state, table = new_state()
+    table.put(1, FixedDocument(b"a"))
+    state.expedite()
+    collect_all(state, 0.0)
+    table.forget(1)
+    table.put(2, FixedDocument(b"b"))
+    table.hurry(2)
+
+    assert state.collect(0.0, 10) == Batch({"task:2": b"b"}, ["task:1"], [])

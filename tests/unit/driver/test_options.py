@@ -1,4 +1,4 @@
-"""Options about memory become a template, or an error that says what to change."""
+"""Options become a template, or an error that says what to change."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from typing import Any
 import pytest
 
 from raydask.driver.options import actor_template, task_template
+from raydask.driver.placement_groups import PlacementGroup
+from raydask.driver.strategies import (
+    Exists,
+    NodeAffinitySchedulingStrategy,
+    NodeLabelSchedulingStrategy,
+    NotIn,
+    PlacementGroupSchedulingStrategy,
+)
 from raydask.errors import UsageError
-from raydask.ids import FunctionID
+from raydask.ids import FunctionID, PlacementGroupID
+from raydask.placement import LabelRule, Strategy
 from raydask.task import TaskTemplate
 
 FUNCTION = FunctionID(b"f")
@@ -51,3 +60,46 @@ def test_calls_are_counted_from_one() -> None:
     for wrong in (-1, 1.5, True):
         with pytest.raises(UsageError, match="max_calls"):
             task(max_calls=wrong)
+
+
+GROUP = PlacementGroup(PlacementGroupID(b"g" * 16), [{"CPU": 20_000}, {"CPU": 10_000}])
+SUFFIX = f"_group_{GROUP.id}"
+
+
+@pytest.mark.parametrize("make", [task, actor])
+def test_strategies_become_part_of_the_template(make: Any) -> None:
+    labels = NodeLabelSchedulingStrategy({"a": ["x", "y"], "b": NotIn("z")}, {"c": Exists()})
+    rules = (LabelRule("a", "in", ("x", "y")), LabelRule("b", "not in", ("z",)))
+    for given, expected in (
+        (None, None),
+        ("DEFAULT", None),
+        ("SPREAD", Strategy("SPREAD")),
+        (NodeAffinitySchedulingStrategy("7", soft=True), Strategy("NODE", 7, True)),
+        (labels, Strategy("LABELS", hard=rules, preferred=(LabelRule("c", "exists"),))),
+    ):
+        template = make(scheduling_strategy=given, num_cpus=1)
+        assert (template.strategy, template.resources) == (expected, {"CPU": 10_000})
+
+
+@pytest.mark.parametrize("make", [task, actor])
+def test_in_a_group_its_own_resources_are_asked_for(make: Any) -> None:
+    for index, names in ((-1, [SUFFIX]), (1, [SUFFIX, f"{SUFFIX}_1"])):
+        strategy = PlacementGroupSchedulingStrategy(GROUP, index)
+        template = make(scheduling_strategy=strategy, num_cpus=0.5)
+        assert template.strategy == Strategy("GROUP", group=GROUP._group_id)
+        expected = {f"CPU{name}": 5_000 for name in names}
+        assert template.resources == expected | {f"bundle{name}": 10 for name in names}
+
+
+@pytest.mark.parametrize(
+    ("index", "cpus", "message"),
+    [(2, 1, "bundles 0 to 1"), (-2, 1, "bundles 0 to 1"), (1, 2, "bundle 1"), (-1, 3, "any")],
+)
+def test_what_a_group_does_not_have_is_refused(index: int, cpus: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        task(scheduling_strategy=PlacementGroupSchedulingStrategy(GROUP, index), num_cpus=cpus)
+
+
+def test_names_of_groups_resources_are_theirs_alone() -> None:
+    with pytest.raises(UsageError, match="placement groups"):
+        task(resources={f"CPU{SUFFIX}": 1})

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from raydask.ids import FunctionID, ObjectID, ProcessNumber, return_id
 from raydask.local_scheduler import actions, events
-from raydask.local_scheduler.tasks import OPEN
+from raydask.local_scheduler.records import OPEN
 from raydask.task import TaskTemplate
 from raydask.testing.cluster import event_of
 from raydask.wire.framing import encode

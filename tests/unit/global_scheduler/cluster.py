@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from raydask.control.tables import ActorEntry, NamedActorEntry, NodeEntry, decode
+from raydask.control.tables import (
+    ActorEntry,
+    NamedActorEntry,
+    NodeEntry,
+    PlacementGroupEntry,
+    decode,
+)
 from raydask.control.write_behind_state import FixedDocument, Source
 from raydask.global_scheduler import events
-from raydask.global_scheduler.actions import Action, Persist, Send
+from raydask.global_scheduler.actions import Action, Send
 from raydask.global_scheduler.state import GlobalScheduler, Journals
-from raydask.ids import ActorID, IDSource, NodeNumber, ProcessNumber, TaskID
+from raydask.ids import ActorID, IDSource, NodeNumber, PlacementGroupID, ProcessNumber, TaskID
+from raydask.placement import Strategy
 from raydask.task import RESOURCE_UNIT
 from raydask.wire import messages as wire
 
@@ -50,9 +57,10 @@ class Rows:
 class Cluster:
     """One core and what it has sent."""
 
-    def __init__(self) -> None:
-        self.nodes, self.actors, self.names = Rows(), Rows(), Rows()
-        self.core = GlobalScheduler(Journals(self.nodes, self.actors, self.names))
+    def __init__(self, patience: float = float("inf")) -> None:
+        self.nodes, self.actors, self.names, self.groups = Rows(), Rows(), Rows(), Rows()
+        journals = Journals(self.nodes, self.actors, self.names, self.groups)
+        self.core = GlobalScheduler(journals, "mine", patience)
         self.now = 1000.0
         self.actions: list[Action] = []
         self._sources = {
@@ -79,25 +87,64 @@ class Cluster:
         self.actions = [action for action in self.actions if action not in found]
         return [each.message for each in found if isinstance(each.message, kind)]
 
-    def join(self, number: int, actors: list[ActorID] | None = None, **amounts: float) -> None:
+    def join(
+        self,
+        number: int,
+        actors: list[ActorID] | None = None,
+        *,
+        head: bool = False,
+        link: str = "",
+        labels: dict[str, str] | None = None,
+        bundles: list[tuple[PlacementGroupID, int]] | None = None,
+        jobs: list[int] | None = None,
+        **amounts: float,
+    ) -> None:
+        """Have a node register; its data port is the one after its link's."""
+        data = link and f"{link}1"
         message = wire.RegisterNode(
-            number, 7, "here", "host", units(**amounts), {}, 10, actors or []
+            number,
+            7,
+            "here",
+            "host",
+            units(**amounts),
+            labels or {},
+            10,
+            actors or [],
+            link,
+            data,
+            "mine",
+            {},
+            bundles or [],
+            jobs or [],
         )
-        self.tell(events.NodeRegistered(NodeNumber(number), message))
+        self.tell(events.NodeRegistered(NodeNumber(number), message, head))
+
+    def complain(self, by: int, about: int, cause: str = "connection reset") -> None:
+        self.tell(events.NodeComplained(NodeNumber(by), NodeNumber(about), cause))
+
+    def demand(self, home: int, count: int, **resources: float) -> None:
+        demand = wire.ShapeDemand(1, units(**resources), count)
+        self.tell(events.DemandsStated(NodeNumber(home), [demand]))
 
     def lose(self, number: int) -> None:
         self.tell(events.NodeLost(NodeNumber(number)))
 
     def beat(self, number: int, *, queued: int = 0, seconds: float = 0.0, **free: float) -> None:
-        message = wire.Heartbeat(number, units(**free), queued, seconds, 0)
-        self.tell(events.LoadReported(NodeNumber(number), message))
+        self.tell_load(wire.Heartbeat(number, units(**free), queued, seconds, 0))
+
+    def tell_load(self, message: wire.Heartbeat) -> None:
+        self.tell(events.LoadReported(NodeNumber(message.node), message))
 
     def after(self, seconds: float) -> None:
         self.now += seconds
         self.tell(events.ClockTicked())
 
-    def pass_up(self, node: int, count: int = 1, **wanted: float) -> list[TaskID]:
-        tasks = [wire.PassedUp(self.new_id(node), "f", units(**wanted)) for _ in range(count)]
+    def pass_up(
+        self, node: int, count: int = 1, *, strategy: Strategy | None = None, **wanted: float
+    ) -> list[TaskID]:
+        tasks = [
+            wire.PassedUp(self.new_id(node), "f", units(**wanted), strategy) for _ in range(count)
+        ]
         self.tell(events.TasksPassedUp(NodeNumber(node), tasks))
         return [task.task_id for task in tasks]
 
@@ -141,6 +188,7 @@ class Cluster:
                 [decode(text, NodeEntry) for text in other.nodes.take_over(self.nodes)],
                 [decode(text, ActorEntry) for text in other.actors.take_over(self.actors)],
                 [decode(text, NamedActorEntry) for text in other.names.take_over(self.names)],
+                [decode(text, PlacementGroupEntry) for text in other.groups.take_over(self.groups)],
             )
         )
         return other
@@ -149,6 +197,5 @@ class Cluster:
 def kinds(actions: list[Action]) -> list[str]:
     """What the actions are, in their order."""
     return [
-        "Persist" if isinstance(action, Persist) else type(action.message).__name__
-        for action in actions
+        type(action.message if isinstance(action, Send) else action).__name__ for action in actions
     ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 from typing import TypeVar
 
 from raydask.ids import ActorID
 from raydask.wire import messages as wire
+from raydask.wire.authentication import GREETING, NONCE_SIZE, PROOF_SIZE, ClientProver
+from raydask.wire.endpoint import Endpoint
 from raydask.wire.framing import FrameDecoder, encode
 from tests.unit.global_scheduler.cluster import units
 
@@ -31,6 +34,25 @@ class Node:
         node.send(wire.RegisterNode(number, 7, "here", "host", units(CPU=4), {}, 10, actors or []))
         await node.receive(wire.ClusterView)
         return node
+
+    @classmethod
+    async def connect(
+        cls, endpoint: Endpoint, secret: str, tls: ssl.SSLContext | None = None
+    ) -> Node:
+        """A connection over the network that has proved that it knows the secret."""
+        reader, writer = await asyncio.open_connection(*endpoint, ssl=tls)
+        prover = ClientProver(secret, bytes(NONCE_SIZE))
+        greeting = await asyncio.wait_for(reader.readexactly(len(GREETING) + NONCE_SIZE), DEADLINE)
+        writer.write(prover.feed(greeting))
+        prover.feed(await asyncio.wait_for(reader.readexactly(PROOF_SIZE), DEADLINE))
+        assert prover.done
+        return cls(reader, writer)
+
+    def send_raw(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def receive_raw(self, size: int) -> bytes:
+        return await asyncio.wait_for(self._reader.readexactly(size), DEADLINE)
 
     def send(self, *messages: object) -> None:
         self._writer.write(b"".join(encode(message) for message in messages))

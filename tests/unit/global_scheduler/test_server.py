@@ -31,6 +31,7 @@ from raydask.wire import messages as wire
 from tests.unit.global_scheduler.cluster import units
 from tests.unit.global_scheduler.node import DEADLINE, Node, create_actor
 
+CLUSTER = "a1b2c3"
 IDS = IDSource(NodeNumber(1), ProcessNumber(1))
 
 
@@ -42,7 +43,10 @@ class Server:
         self._path = str(path)
         self._writer = WriteBehind(store, 0.01)
         self._server = GlobalSchedulerServer(
-            GlobalScheduler(journals_of(self._writer)), self._writer
+            GlobalScheduler(journals_of(self._writer), CLUSTER),
+            self._writer,
+            store,
+            CLUSTER,
         )
 
     async def __aenter__(self) -> GlobalSchedulerServer:
@@ -193,7 +197,7 @@ def test_a_bug_ends_the_process_so_that_a_new_one_takes_over(folder: Path) -> No
     store.start()
     writer = WriteBehind(store, 0.01)
     writer.start()
-    server = GlobalSchedulerServer(BrokenCore(journals_of(writer)), writer)
+    server = GlobalSchedulerServer(BrokenCore(journals_of(writer)), writer, store, CLUSTER)
 
     async def scenario() -> None:
         await server.start(str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from raydask.global_scheduler.actions import Send
 from raydask.global_scheduler.state import DEAD_ACTORS_KEPT, NODE_GRACE_SECONDS
 from raydask.ids import ActorID, TaskID
 from raydask.wire import messages as wire
@@ -230,7 +231,7 @@ def test_death_is_final_when_the_node_reports_it(cluster: Cluster) -> None:
 
 
 def test_actors_die_with_their_node_and_live_again_with_it(cluster: Cluster) -> None:
-    kept, lost = cluster.create(1, GPU=0.5), cluster.create(1, GPU=0.5)
+    kept, lost = cluster.create(2, GPU=0.5), cluster.create(2, GPU=0.5)
     for actor_id in (kept, lost):
         cluster.claim(1, f"name {actor_id.hex()}", actor_id)
         cluster.report(2, actor_id, ActorState.ALIVE)
@@ -245,8 +246,29 @@ def test_actors_die_with_their_node_and_live_again_with_it(cluster: Cluster) -> 
     assert cluster.find(f"name {lost.hex()}") == b""
 
 
+def test_what_becomes_of_an_actor_on_a_dead_node_is_for_its_home_to_say(cluster: Cluster) -> None:
+    actor_id = cluster.create(1, GPU=1)
+    cluster.claim(1, "counter", actor_id)
+    cluster.report(2, actor_id, ActorState.ALIVE)
+    cluster.lose(2)
+    cluster.after(NODE_GRACE_SECONDS)
+    assert (cluster.node(2).state, cluster.find("counter")) == ("DEAD", actor_id)
+
+    cluster.report(1, actor_id, ActorState.RESTARTING, "its node is dead")
+    assert cluster.actor(actor_id).state == "RESTARTING"
+
+
+def test_who_is_told_of_a_place_knows_the_node(cluster: Cluster) -> None:
+    cluster.create(1, CPU=16)
+    cluster.actions.clear()
+    cluster.join(3, link="there:1", CPU=16)
+
+    told = kinds([each for each in cluster.actions if isinstance(each, Send) and each.node == 1])
+    assert told.index("NodesAppeared") < told.index("ActorPlaced")
+
+
 def test_a_node_that_comes_back_without_an_actor_has_lost_it(cluster: Cluster) -> None:
-    here, elsewhere = cluster.create(1, CPU=1), cluster.create(1, GPU=1)
+    here, elsewhere = cluster.create(1, CPU=1), cluster.create(2, GPU=1)
     cluster.report(1, here, ActorState.ALIVE)
     cluster.report(2, elsewhere, ActorState.ALIVE)
     cluster.lose(1)

@@ -62,13 +62,19 @@ class Node:
     """A core, checked after every event; what it wants done is kept for the test to look at."""
 
     def __init__(
-        self, cpus: int = 2, *, drivers: int = 1, store_bytes: int = 1 << 30, **more: int
+        self,
+        cpus: int = 2,
+        *,
+        drivers: int = 1,
+        store_bytes: int = 1 << 30,
+        number: int = 1,
+        **more: int,
     ) -> None:
         self.now = 0.0
         self.entries = Entries()
         total = {"CPU": cpus * 10_000, **more}
         self.core = LocalScheduler(
-            1,
+            number,
             Resources(total, []),
             Pipeline(0.004, 4),
             PoolSettings(cpus, 5.0, 0.05),
@@ -79,8 +85,8 @@ class Node:
             memory_settings=MemorySettings(worker_limit=400_000_000, threshold=0.9),
         )
         self.actions: list[Any] = self.core.start()
-        for number in range(1, drivers + 1):
-            self.tell(events.DriverJoined(ProcessNumber(number), 100 + number, "", [], "/"))
+        for driver in range(1, drivers + 1):
+            self.tell(events.DriverJoined(ProcessNumber(driver), 100 + driver, "", [], "/"))
         self._templates: dict[ProcessNumber, list[TaskTemplate]] = {}
 
     def tell(self, event: events.Event) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from raydask.errors import StartError, UsageError
@@ -10,6 +12,7 @@ from raydask.wire.endpoint import (
     endpoint_of,
     listen_at,
     looks_like_endpoint,
+    notice_silence,
     parse_endpoint,
 )
 
@@ -62,3 +65,51 @@ def test_any_port_that_is_free_and_then_that_one_is_taken() -> None:
         assert endpoint.port
         with pytest.raises(StartError, match=f"nothing can listen at {endpoint}"):
             listen_at(endpoint)
+
+
+def test_what_listens_somewhere_is_reached_there() -> None:
+    assert Endpoint("10.0.0.1", 5).reachable == Endpoint("10.0.0.1", 5)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_what_listens_everywhere_is_reached_at_one_address_of_this_machine(host: str) -> None:
+    reachable = Endpoint(host, 5).reachable
+    assert reachable.host not in ("0.0.0.0", "::")
+    assert reachable.port == 5
+    assert (":" in reachable.host) == (":" in host)
+    assert Endpoint(host, 5).is_reached_at(reachable)
+
+
+@pytest.mark.parametrize(
+    ("listens", "meant", "same"),
+    [
+        ("10.0.0.1:5", "10.0.0.1:5", True),
+        ("10.0.0.1:5", "10.0.0.1:6", False),
+        ("10.0.0.1:5", "10.0.0.2:5", False),
+        ("127.0.0.1:5", "localhost:5", True),
+        ("localhost:5", "127.0.0.1:5", True),
+        ("0.0.0.0:5", "127.0.0.1:5", True),
+        ("0.0.0.0:5", "203.0.113.7:5", False),
+        ("nowhere.invalid:5", "nowhere.invalid:5", True),
+    ],
+)
+def test_two_names_of_one_endpoint(listens: str, meant: str, same: bool) -> None:
+    assert parse_endpoint(listens).is_reached_at(parse_endpoint(meant)) == same
+
+
+def test_a_listener_says_with_which_options_another_is_chosen() -> None:
+    with (
+        listen_at(Endpoint("127.0.0.1", 0)) as listener,
+        pytest.raises(StartError, match="choose another with --host and --link-port"),
+    ):
+        listen_at(endpoint_of(listener), "--host and --link-port")
+
+
+def test_a_connection_whose_other_end_vanished_does_not_stay() -> None:
+    listener = listen_at(Endpoint("127.0.0.1", 0))
+    with listener, socket.create_connection(endpoint_of(listener)) as client:
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        notice_silence(client)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

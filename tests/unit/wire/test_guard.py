@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -128,6 +129,29 @@ def test_a_client_recognizes_a_server_that_is_none() -> None:
         endpoint = Endpoint(*server.sockets[0].getsockname()[:2])
         with pytest.raises(AuthenticationError, match="does not speak"):
             await connect_guarded(endpoint, SECRET, Caller)
+        server.close()
+
+    run(main())
+
+
+def test_an_attempt_that_is_given_up_leaves_no_connection() -> None:
+    async def main() -> None:
+        came: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+        server = await asyncio.start_server(
+            lambda reader, writer: came.put_nowait((reader, writer)), "127.0.0.1", 0
+        )
+        endpoint = Endpoint(*server.sockets[0].getsockname()[:2])
+        attempt = asyncio.ensure_future(connect_guarded(endpoint, SECRET, Caller))
+        reader, writer = await came.get()
+        writer.write(guard.ServerProver(SECRET, bytes(32)).begin())
+        await reader.readexactly(64)  # it waits for the answer now
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+        with contextlib.suppress(ConnectionError):
+            # Not only when it would have had to prove itself.
+            assert await asyncio.wait_for(reader.read(), guard.PROOF_SECONDS / 2) == b""
+        writer.close()
         server.close()
 
     run(main())

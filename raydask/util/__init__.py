@@ -1,10 +1,18 @@
-"""Looking into a session: which nodes it has, where its memory is."""
+"""Looking into a session: which nodes it has, where its memory is; and placement groups."""
 
 from __future__ import annotations
 
 from raydask.driver import launcher
 from raydask.driver.observer import ask_cluster, ask_node
 from raydask.driver.session import find_session
+from raydask.errors import ClusterUnavailableError
+from raydask.util.placement_group import (
+    PlacementGroup,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from raydask.wire.endpoint import looks_like_endpoint, parse_endpoint
 from raydask.wire.memory import (
     Holder,
@@ -24,11 +32,16 @@ __all__ = [
     "NodeMemory",
     "NodeStatus",
     "ObjectMemory",
+    "PlacementGroup",
     "ProcessMemory",
     "StateTotal",
     "cluster_status",
+    "get_placement_group",
     "memory_report",
     "memory_summary",
+    "placement_group",
+    "placement_group_table",
+    "remove_placement_group",
 ]
 
 
@@ -53,7 +66,20 @@ def cluster_status(address: str | None = None) -> list[NodeStatus]:
         secret = launcher.secret_from_environment()
         if secret:
             return ask_cluster(parse_endpoint(address), secret, "nodes", None, list[NodeStatus])
-    return ask_node(launcher.find_address(address or "auto"), "nodes", None, list[NodeStatus])
+    folder = launcher.find_address(address or "auto")
+    nodes = ask_node(folder, "nodes", None, list[NodeStatus])
+    endpoint = launcher.endpoint_of_session(folder)
+    if not endpoint:
+        return nodes
+    try:
+        # A node knows less of the others, and later.
+        secret = launcher.secret_of_session(folder)
+        seen = ask_cluster(parse_endpoint(endpoint), secret, "nodes", None, list[NodeStatus])
+    except ClusterUnavailableError:
+        return nodes  # the head is away for now
+    by_number = {status.node: status for status in seen}
+    by_number.update((status.node, status) for status in nodes if status.session == folder)
+    return [by_number[number] for number in sorted(by_number)]
 
 
 def memory_report(

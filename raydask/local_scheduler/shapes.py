@@ -1,0 +1,288 @@
+"""What a node has lent, and may lend, of the tasks that ask for the same. Pure.
+
+Every event of a home ends with the question of what could be lent now.  So that the answer does
+not cost more the more nodes there are, what changes is noted where it changes:
+
+open
+    Nodes with a lease that is not used up, the one that has waited longest first.
+bound
+    Tasks that wait for a lease at the node where their inputs are.
+matched
+    Nodes that are open and have tasks bound to them.
+coming
+    Tasks that will run here, because their inputs are being brought here.
+
+Ahead
+-----
+A node is given as many tasks as it has slots, and so many beyond that as are worth no more than a
+few hundredths of a second for each slot: it goes on while the news of what has ended is under
+way.  Tasks whose duration is unknown, or long, are not given ahead.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from raydask.ids import TaskID
+from raydask.local_scheduler.records import TaskRecord
+
+_AHEAD_SECONDS = 0.02
+"""Of work for each slot."""
+_MOST_AHEAD = 256
+"""Tasks for each slot."""
+
+
+class LentToNode:
+    """What one node has of a shape.
+
+    Attributes
+    ----------
+    slots : int
+        Of the lease; 0: there is none any more.
+    count : int
+        How many tasks it has.
+    seconds : float
+        What those take together, estimated.
+    progress : float
+        When it was last seen to get on.
+    """
+
+    __slots__ = ("count", "progress", "seconds", "slots")
+
+    def __init__(self) -> None:
+        self.slots = 0
+        self.count = 0
+        self.seconds = 0.0
+        self.progress = 0.0
+
+    def has_room(self, cost: float | None) -> bool:
+        """Say whether it may be given a task that takes so many seconds (None: unknown)."""
+        if self.count < self.slots:
+            return True
+        if cost is None or self.count >= self.slots * _MOST_AHEAD:
+            return False
+        return self.seconds + cost <= self.slots * _AHEAD_SECONDS
+
+
+class Shape:
+    """The tasks that ask for the same in one job.
+
+    Parameters
+    ----------
+    number : int
+        The node's number for it.
+    job : int
+    resources : dict of str to int
+
+    Attributes
+    ----------
+    nodes : dict of int to LentToNode
+        Those that have a lease, or tasks.
+    lent : int
+        How many tasks others have.
+    lent_seconds : float
+        What these take together, estimated.
+    open, matched : dict of int to None
+        Nodes, in order.
+    bound : dict of int to dict of TaskID to (TaskRecord, float)
+        By the node where their inputs are: tasks, and until when they wait for it.
+    bound_seconds : float
+        What these take together, estimated.
+    coming : set of TaskID
+    reported : int
+        The number that the global scheduler was told last.
+    preferred : frozenset of int
+        The nodes that tasks were bound to then.
+    """
+
+    __slots__ = (
+        "_bound_to",
+        "_looked_at",
+        "bound",
+        "bound_seconds",
+        "coming",
+        "job",
+        "lent",
+        "lent_seconds",
+        "matched",
+        "nodes",
+        "number",
+        "open",
+        "preferred",
+        "reported",
+        "resources",
+    )
+
+    def __init__(self, number: int, job: int, resources: dict[str, int]) -> None:
+        self.number = number
+        self.job = job
+        self.resources = resources
+        self.nodes: dict[int, LentToNode] = {}
+        self.lent = 0
+        self.lent_seconds = 0.0
+        self.open: dict[int, None] = {}
+        self.matched: dict[int, None] = {}
+        self.bound: dict[int, dict[TaskID, tuple[TaskRecord, float]]] = {}
+        self.bound_seconds = 0.0
+        self._bound_to: dict[TaskID, tuple[int, float]] = {}
+        self.coming: set[TaskID] = set()
+        self._looked_at = 0.0
+        """Before this nothing that is bound has waited long enough."""
+        self.reported = 0
+        self.preferred: frozenset[int] = frozenset()
+
+    # --- leases ---------------------------------------------------------------------------
+
+    def lease(self, node: int, slots: int) -> None:
+        """Take in that so many tasks may be with a node."""
+        known = self.nodes.get(node)
+        if known is None:
+            if not slots:
+                return
+            known = self.nodes[node] = LentToNode()
+        known.slots = slots
+        self._open_or_close(node, known)
+
+    def end_leases(self) -> None:
+        """Forget all leases."""
+        self.preferred = frozenset()
+        for node in list(self.nodes):
+            self.lease(node, 0)
+
+    def remove_node(self, node: int) -> list[TaskRecord]:
+        """Forget a dead node; return the tasks that were bound to it."""
+        known = self.nodes.pop(node, None)
+        if known is not None:
+            self._count(-known.count, -known.seconds)
+        self.close(node)
+        tasks = [task for task, _ in self.bound.get(node, {}).values()]
+        for task in tasks:
+            self.unbind(task)
+        return tasks
+
+    def _open_or_close(self, node: int, known: LentToNode) -> None:
+        # Whether there is room for what is next is found out when it is to be lent.
+        if known.slots and known.has_room(0.0):
+            if node not in self.open:
+                self.open[node] = None
+                if node in self.bound:
+                    self.matched[node] = None
+            return
+        self.close(node)
+        if not known.slots and not known.count:
+            del self.nodes[node]
+
+    def close(self, node: int) -> None:
+        """Note that there is no room for more at a node, until something changes there."""
+        self.open.pop(node, None)
+        self.matched.pop(node, None)
+
+    # --- tasks that are lent ----------------------------------------------------------------
+
+    def lend(self, node: int, seconds: float, now: float) -> None:
+        """Count a task that a node is given, and that takes so long, estimated."""
+        known = self.nodes.get(node)
+        if known is None:
+            known = self.nodes[node] = LentToNode()
+        if known.count <= known.slots:
+            known.progress = now
+        known.count += 1
+        known.seconds += seconds
+        self._count(1, seconds)
+
+    def take_back(self, node: int, seconds: float, now: float) -> None:
+        """Count a task that a node has no more; `seconds` as when it was lent."""
+        known = self.nodes.get(node)
+        if known is None:
+            return
+        known.count -= 1
+        known.seconds = known.seconds - seconds if known.count else 0.0
+        known.progress = now
+        self._count(-1, -seconds)
+        self._open_or_close(node, known)
+
+    def _count(self, tasks: int, seconds: float) -> None:
+        self.lent += tasks
+        # Nothing of what is lost to rounding shall stay.
+        self.lent_seconds = self.lent_seconds + seconds if self.lent else 0.0
+
+    @property
+    def has_idle_slots(self) -> bool:
+        """Whether a task that waits elsewhere could begin at once at some node."""
+        nodes = self.nodes
+        return any(nodes[node].count < nodes[node].slots for node in self.open)
+
+    def stuck(self, now: float, patience: float) -> list[tuple[int, int]]:
+        """Return nodes that have more than their slots and do not get on, and how many more."""
+        found = []
+        for node, known in self.nodes.items():
+            if known.count > known.slots and now - known.progress > patience:
+                known.progress = now
+                found.append((node, known.count - known.slots))
+        return found
+
+    # --- tasks that are bound ---------------------------------------------------------------
+
+    def bind(self, task: TaskRecord, node: int, until: float, seconds: float) -> None:
+        """Let a task wait for a lease at a node until a time; it may have waited for another.
+
+        Parameters
+        ----------
+        task : TaskRecord
+        node : int
+        until : float
+        seconds : float
+            For how long it will use a slot, estimated.
+        """
+        self.unbind(task)
+        self.bound.setdefault(node, {})[task.spec.task_id] = (task, until)
+        self._bound_to[task.spec.task_id] = (node, seconds)
+        self.bound_seconds += seconds
+        self._looked_at = min(self._looked_at, until)
+        if node in self.open:
+            self.matched[node] = None
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks are bound."""
+        return len(self._bound_to)
+
+    def take_bound(self, node: int, most: int) -> list[TaskRecord]:
+        """Take out at most so many of the tasks that are bound to a node."""
+        tasks = [task for task, _ in islice(self.bound.get(node, {}).values(), max(0, most))]
+        for task in tasks:
+            self.unbind(task)
+        return tasks
+
+    def unbind(self, task: TaskRecord) -> None:
+        """Note that a task does not wait any more, if it did."""
+        place = self._bound_to.pop(task.spec.task_id, None)
+        if place is not None:
+            node, seconds = place
+            self.bound_seconds = self.bound_seconds - seconds if self._bound_to else 0.0
+            tasks = self.bound[node]
+            del tasks[task.spec.task_id]
+            if not tasks:
+                del self.bound[node]
+                self.matched.pop(node, None)
+
+    def impatient(self, now: float, most: int) -> list[TaskRecord]:
+        """Take out at most so many of the tasks that have waited long enough."""
+        if now < self._looked_at:
+            return []
+        found: list[TaskRecord] = []
+        earliest = float("inf")
+        for tasks in self.bound.values():
+            for task, until in tasks.values():
+                if until > now or len(found) >= most:
+                    earliest = min(earliest, until)
+                    break
+                found.append(task)
+        self._looked_at = earliest
+        for task in found:
+            self.unbind(task)
+        return found
+
+    def nodes_of_bound(self, most: int) -> list[int]:
+        """Return the nodes that most tasks are bound to."""
+        return sorted(self.bound, key=lambda node: -len(self.bound[node]))[:most]
