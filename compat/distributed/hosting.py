@@ -93,6 +93,8 @@ def stop(client: Client) -> None:
         client.unregister_worker_plugin(plugins.NODE_NAME)
     except ValueError:
         pass  # it was never registered
+    except (KeyError, OSError):
+        pass  # a worker that is closing has taken it off itself, or is gone; so is its node
     _leave(client.run_on_scheduler(plugins.address_of_head))
     client.run_on_scheduler(plugins.end_head)
 

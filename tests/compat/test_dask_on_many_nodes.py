@@ -18,19 +18,29 @@ from dask import delayed
 import raydask
 from raydask.cluster_utils import Cluster
 from raydask.errors import UsageError
+from raydask.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 NODES = {1, 2, 3, 4}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def four_nodes() -> Iterator[None]:
-    """Run four nodes of one CPU, and join the first."""
+    """Run four nodes of one CPU, whose workers know Dask, and join the first."""
     with Cluster(num_cpus=1) as cluster:
         for _ in range(3):
             cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         cluster.connect()
+        strategies = (NodeAffinitySchedulingStrategy(node) for node in NODES)
+        raydask.get([know_dask.options(scheduling_strategy=each).remote() for each in strategies])
         yield
+
+
+@raydask.remote
+def know_dask() -> None:
+    """Have the worker import what the tests use; who is late with that gets few of their tasks."""
+    import dask.array
+    import dask.dataframe  # noqa: F401
 
 
 def where() -> int:

@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 import raydask
 from raydask.compat.distributed import RaydaskCluster, start, stop
 from raydask.compat.distributed.adaptivity import idle_nodes, nodes_wanted
-from raydask.compat.distributed.plugins import NodePlugin
+from raydask.compat.distributed.plugins import NODE_NAME, NodePlugin
 from raydask.errors import ClusterUnavailableError, StartError, UsageError
 from raydask.session_folder import running_sessions
 from raydask.util import NodeStatus
@@ -105,6 +105,29 @@ def test_a_second_start_finds_the_first(client: Client) -> None:
     stop(client)
     stop(client)
     assert nothing_runs()
+
+
+def test_a_stop_while_a_worker_is_closing(hosts: LocalCluster, client: Client) -> None:
+    """Its node has work for a while, so that the worker waits for it, without its plugin."""
+    with raydask.init(start(client, object_store_memory=STORE)):
+        eventually(lambda: cpus() == 3, seconds=SECONDS)
+        refs = [nap.remote() for _ in range(3)]
+        eventually(lambda: raydask.available_resources().get("CPU", 0.0) == 0, seconds=SECONDS)
+        hosts.scale(2)
+        eventually(lambda: not all(client.run(has_plugin).values()), seconds=SECONDS)
+        stop(client)
+        del refs
+    eventually(nothing_runs, seconds=SECONDS)
+    assert client.submit(sum, [1, 2]).result() == 3
+
+
+@raydask.remote(max_retries=0)
+def nap() -> None:
+    time.sleep(5)
+
+
+def has_plugin(dask_worker: Any) -> bool:
+    return NODE_NAME in dask_worker.plugins
 
 
 def test_a_node_has_its_workers_share(client: Client) -> None:
