@@ -96,7 +96,8 @@ class Guests:
                 )
         process = peer_process(node)
         for spec in message.specs:
-            self._work.submit(spec, templates[spec.template], process, job)
+            attempts = message.attempts.get(spec.task_id, 0)
+            self._work.submit(spec, templates[spec.template], process, job, attempts)
 
     def knows(self, node: int, template: int) -> bool:
         """Say whether a node has sent the template with this number."""

@@ -463,6 +463,7 @@ class Lending:
         job = tasks[0].job
         self._jobs.setdefault(job, set()).add(node)
         specs = [_numbered(task) for task in tasks]
+        attempts = {task.spec.task_id: task.attempts - 1 for task in tasks if task.attempts > 1}
         self._tell(
             node,
             wire.Lend(
@@ -472,6 +473,7 @@ class Lending:
                 list(values.values()),
                 list(located.values()),
                 self._pool.starts.modules.get(job, []),
+                attempts,
             ),
         )
 

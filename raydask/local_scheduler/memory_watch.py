@@ -147,8 +147,14 @@ class MemoryWatch:
 
     # --- measurements ---------------------------------------------------------------------
 
-    def measured(self, event: MemoryMeasured, now: float) -> None:
-        """Act on a measurement of all workers and the machine."""
+    def measured(self, event: MemoryMeasured, now: float) -> list[TaskRecord]:
+        """Act on a measurement of all workers and the machine.
+
+        Returns
+        -------
+        list of TaskRecord
+            Those that had been held back and are to run again.
+        """
         for gone in self._accounts.keys() - event.private.keys():
             del self._accounts[gone]
         for process, private in event.private.items():
@@ -164,7 +170,7 @@ class MemoryWatch:
             self._told = False
         elif not self._is_waiting():
             self._relieve(event, excess)
-        self._let_go(now, below=excess <= 0)
+        return self._let_go(now, below=excess <= 0)
 
     def worker_measured(self, process: ProcessNumber, private: int, now: float) -> None:
         """Act on a measurement that the pool asked for."""
@@ -332,19 +338,28 @@ class MemoryWatch:
 
     # --- holding back ---------------------------------------------------------------------
 
+    def was_ended_elsewhere(self, task: TaskRecord, node: int) -> None:
+        """Tell the driver of a task that another node ended for its memory and that is retried."""
+        name = task.template.template.name
+        self._notify(
+            task.job, f"task {name!r} was ended for the memory of node {node} and is tried again"
+        )
+
     def hold_back(self, task: TaskRecord, now: float) -> None:
         """Let a task wait that is to be tried again."""
         task.state = TaskState.WAITING
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(task.attempts - 1, 10))
         self._held_back[task.spec.task_id] = (task, now + wait)
 
-    def _let_go(self, now: float, *, below: bool) -> None:
+    def _let_go(self, now: float, *, below: bool) -> list[TaskRecord]:
+        free = []
         for task_id, (task, until) in list(self._held_back.items()):
             if task.state != TaskState.WAITING:
                 del self._held_back[task_id]
             elif now >= (until if below else until + _PATIENCE):
                 del self._held_back[task_id]
-                self._pool.ready(task)
+                free.append(task)
+        return free
 
 
 def amount(size: int) -> str:

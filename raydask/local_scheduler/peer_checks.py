@@ -125,6 +125,9 @@ class PeerChecks:
             _are_objects(spec.dependencies)
             _are_objects(spec.borrowed)
             new.add(task_id)
+        for task_id, attempts in said.attempts.items():
+            if task_id not in new or attempts <= 0:
+                raise PeerError(f"task {task_id.hex()} cannot have been started {attempts} times")
         for value in said.values:
             _is_value(value, _IN_MESSAGES)
         self._located(node, said.located)

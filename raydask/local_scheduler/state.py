@@ -217,7 +217,7 @@ class LocalScheduler:
             events.GroupWasJudged: self.bundles.judged,
             events.GlobalSchedulerCame: self._on_global_scheduler,
             events.WorkerMeasured: self._on_worker_measured,
-            events.MemoryMeasured: lambda event: self.memory.measured(event, self._now),
+            events.MemoryMeasured: self._on_memory_measured,
             events.NodesCame: self._on_nodes_came,
             events.NodesLost: self._on_nodes_lost,
             events.PeerSaid: self._on_peer_said,
@@ -499,6 +499,10 @@ class LocalScheduler:
 
     def _on_worker_measured(self, event: events.WorkerMeasured) -> None:
         self.memory.worker_measured(event.process, event.private, self._now)
+
+    def _on_memory_measured(self, event: events.MemoryMeasured) -> None:
+        for task in self.memory.measured(event, self._now):
+            self._work.run_again(task)
 
     @property
     def infeasible(self) -> int:

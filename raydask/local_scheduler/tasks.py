@@ -129,9 +129,14 @@ class TaskTable:
     # --- submission -----------------------------------------------------------------------
 
     def submit(
-        self, spec: TaskSpec, template: TemplateRecord, process: ProcessNumber, job: int
+        self,
+        spec: TaskSpec,
+        template: TemplateRecord,
+        process: ProcessNumber,
+        job: int,
+        attempts: int = 0,
     ) -> None:
-        """Take in a task that a process has submitted."""
+        """Take in a task that a process has submitted, or a node that had it started before."""
         self._sequence += 1
         options = template.template
         key = order_key(options.priority, spec.depth, self._sequence)
@@ -141,6 +146,7 @@ class TaskTable:
         hold = objects.hold
         if is_peer(process):
             task.is_guest = True
+            task.attempts = attempts
             task.retries = 0  # what becomes of it is for its home to say
             hold = objects.hold_for_guest
         failed: ObjectValue | None = None
@@ -437,21 +443,28 @@ class TaskTable:
         elif not charged:
             task.attempts -= 1
             self.run_again(task)
-        elif task.is_guest:
-            self._guest_died(task, serialize_error(death_of(task, cause, verdict)))
-        elif task.retries == 0:
-            self.fail(task, serialize_error(death_of(task, cause, verdict)))
         else:
-            self._retry(task, hold_back=verdict is not None and verdict.hold_back)
+            self._died_at_work(task, cause, verdict)
 
-    def _guest_died(self, task: TaskRecord, error: bytes) -> None:
+    def _died_at_work(self, task: TaskRecord, cause: str, verdict: Verdict | None) -> None:
+        hold_back = verdict is not None and verdict.hold_back
+        if task.retries:
+            self._retry(task, hold_back=hold_back)
+            return
+        error = serialize_error(death_of(task, cause, verdict))
+        if task.is_guest:
+            self._guest_died(task, error, hold_back)
+        else:
+            self.fail(task, error)
+
+    def _guest_died(self, task: TaskRecord, error: bytes, hold_back: bool) -> None:
         """Report a task of another node that its worker has died with: its home may retry it."""
         task.state = TaskState.FAILED
         values = [
             ObjectValue(return_id(task.spec.task_id, index), _ERROR, error)
             for index in range(task.template.template.num_returns)
         ]
-        result = TaskResult(task.spec.task_id, _FAILED, values, self.now, 0.0, retryable=True)
+        result = TaskResult(task.spec.task_id, _FAILED, values, self.now, 0.0, True, "", hold_back)
         self.close_guest(task, result)
 
     def _retry(self, task: TaskRecord, *, hold_back: bool = False) -> None:
@@ -511,7 +524,7 @@ class TaskTable:
 
         Its values are to be delivered then, and after that it is to be closed.
         """
-        task.lent_to = 0
+        node, task.lent_to = task.lent_to, 0
         task.started = result.started
         task.finished = result.started + result.duration
         status = result.status
@@ -521,7 +534,9 @@ class TaskTable:
             task.template.ended(result.duration)
             task.state = TaskState.FINISHED
         elif result.retryable and task.retries and self._interruptions.doom_of(task) is None:
-            self._retry(task)
+            if result.hold_back:
+                self._memory.was_ended_elsewhere(task, node)
+            self._retry(task, hold_back=result.hold_back)
             return False
         else:
             task.state = TaskState.CANCELLED if status == _CANCELLED else TaskState.FAILED

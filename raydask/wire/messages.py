@@ -279,6 +279,8 @@ class TaskResult(msgspec.Struct, array_like=True, gc=False):
         Whether the function failed with an exception that its options retry.
     error : str
         What it raised, in a line, for the control state and for actors that could not be made.
+    hold_back : bool
+        Whether its worker was ended because memory was short, so that a retry has to wait.
     """
 
     task_id: TaskID
@@ -288,6 +290,7 @@ class TaskResult(msgspec.Struct, array_like=True, gc=False):
     duration: float
     retryable: bool = False
     error: str = ""
+    hold_back: bool = False
 
 
 class Results(msgspec.Struct, array_like=True):
@@ -919,6 +922,8 @@ class Lend(msgspec.Struct, array_like=True):
         Of the other inputs.
     modules : list of str
         What the job's functions import, as in ``Preload``.
+    attempts : dict of TaskID to int
+        How often the tasks have been started before, of those that have.
     """
 
     settings: JobSettings
@@ -927,6 +932,7 @@ class Lend(msgspec.Struct, array_like=True):
     values: list[ObjectValue]
     located: list[Whereabouts]
     modules: list[str] = []
+    attempts: dict[TaskID, int] = {}
 
 
 class LentResults(msgspec.Struct, array_like=True):

@@ -43,12 +43,14 @@ class Host(Node):
         dependencies: list[ObjectID] | None = None,
         values: list[ObjectValue] | None = None,
         located: list[wire.Whereabouts] | None = None,
+        attempts: int = 0,
     ) -> TaskID:
         templates = [] if self.introduced else [wire.LentTemplate(5, PLAIN, b"code", [])]
         self.introduced = True
         spec = TaskSpec(self.ids.next_task_id(), 5, b"", dependencies or [], [])
         settings = JobSettings(JOB, "", [], "/")
-        self.say(wire.Lend(settings, templates, [spec], values or [], located or []))
+        begun = {spec.task_id: attempts} if attempts else {}
+        self.say(wire.Lend(settings, templates, [spec], values or [], located or [], [], begun))
         return spec.task_id
 
     def foreign(self) -> ObjectID:
@@ -226,6 +228,18 @@ def test_a_guest_whose_worker_dies_is_its_homes_to_retry() -> None:
     (result,) = host.told()[-1].results
     assert (result.task_id, result.retryable) == (task, True)
     assert task not in host.core.tasks
+
+
+def test_a_guest_knows_how_often_it_was_started_at_home() -> None:
+    host = Host()
+    task = host.lend(attempts=2)
+    (execute,) = [
+        action.message
+        for action in host.actions
+        if isinstance(action, Send) and isinstance(action.message, wire.Execute)
+    ]
+    (assignment,) = execute.assignments
+    assert (assignment.task_id, assignment.attempt) == (task, 2)
 
 
 def test_guests_that_have_not_begun_can_be_taken_back() -> None:

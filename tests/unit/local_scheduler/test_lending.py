@@ -192,6 +192,40 @@ def test_a_task_that_failed_elsewhere_is_retried_here_or_there() -> None:
     assert node.given(10)[-1] == tasks[1]
 
 
+def test_who_is_lent_a_retry_is_told_how_often_the_task_was_started() -> None:
+    node = with_another()
+    tasks = [node.submit() for _ in range(2)]
+    lease(node, 1)
+    error = ObjectValue(return_id(tasks[1], 0), int(ValueKind.ERROR), b"\x80")
+    say(node, result(tasks[1], error, status=TaskStatus.FAILED, retryable=True))
+
+    first, second = [message for message in told(node) if isinstance(message, wire.Lend)]
+    assert (first.attempts, second.attempts) == ({}, {tasks[1]: 1})
+
+
+def test_what_was_ended_elsewhere_for_memory_waits_before_it_is_tried_again() -> None:
+    node = with_another()
+    tasks = [node.submit() for _ in range(2)]
+    lease(node, 1)
+    node.end(10, tasks[0])
+    error = ObjectValue(return_id(tasks[1], 0), int(ValueKind.ERROR), b"\x80")
+    ended = TaskResult(
+        tasks[1], int(TaskStatus.FAILED), [error], 0.0, 0.0, retryable=True, hold_back=True
+    )
+    say(node, wire.LentResults([ended]))
+    assert node.core.tasks[tasks[1]].state == TaskState.WAITING
+    (notice,) = [
+        action.message.text
+        for action in node.actions
+        if isinstance(action, Send) and isinstance(action.message, wire.Notice)
+    ]
+    assert "memory of node 2 and is tried again" in notice
+
+    node.now += 1.1
+    node.tell(events.MemoryMeasured({}, 0, 1))
+    assert tasks[1] in [*lent(node)[1:], *node.given(10)]
+
+
 def test_what_a_dead_node_had_is_retried() -> None:
     node = with_another()
     tasks = [node.submit() for _ in range(2)]

@@ -43,9 +43,11 @@ def lend(
     values: list[ObjectValue] | None = None,
     located: list[Whereabouts] | None = None,
     settings: wire.JobSettings = SETTINGS,
+    attempts: dict[TaskID, int] | None = None,
 ) -> wire.Lend:
     known = [template()] if templates is None else templates
-    return wire.Lend(settings, known, list(specs), values or [], located or [])
+    tasks = list(specs)
+    return wire.Lend(settings, known, tasks, values or [], located or [], [], attempts or {})
 
 
 def spec(task_id: TaskID = TASK, number: int = 1, **more: Any) -> TaskSpec:
@@ -95,6 +97,8 @@ WRONG = {
     "a task twice": lend(spec(), spec()),
     "a template that was not sent": lend(spec(number=5)),
     "a depth below zero": lend(spec(depth=-1)),
+    "attempts below zero": lend(spec(), attempts={TASK: -1}),
+    "attempts of a task that is not there": lend(attempts={TASK: 1}),
     "an input with a short identifier": lend(spec(inputs=[ObjectID(b"x")])),
     "a borrowed object with a long one": lend(spec(borrowed=[ObjectID(bytes(30))])),
     "resources below zero": lend(templates=[template(resources={"CPU": -10_000})]),
