@@ -18,6 +18,7 @@ module                  what it knows
 ``annotations``         what users ask for beside the graph
 ``conversion``          tasks for ``raydask.graph`` from Dask's nodes
 ``compilation``         the same for nodes that are more than a plain call
+``splitting``           tasks whose results are taken apart by others
 ``shuffles``            by what means frames are shuffled
 ``literals``            where the values inside a graph travel
 ``program``             what workers run for compiled nodes

@@ -156,7 +156,7 @@ class RaydaskCluster(SpecCluster):  # type: ignore[misc]  # distributed has no t
     launch : sequence of str
         A command that runs the node's command, which follows it: ``("srun", "--ntasks=1")``, say.
         It has to pass on the environment, in which the secret is, and standard input, with whose
-        end the node ends.
+        end the node ends.  If that takes nodes to other machines, they have to reach `host`.
     **cluster
         Others of ``SpecCluster``: ``asynchronous``, ``loop``, ``name``, ``silence_logs``.
 

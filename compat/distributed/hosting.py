@@ -48,7 +48,8 @@ def start(
     client : distributed.Client
         Not an asynchronous one.
     per_host : bool
-        Whether to start one node a host, with all its CPUs, rather than one for each worker.
+        Whether to start one node a host, with all its CPUs, rather than one for each worker.  On
+        Linux only.
     host : str, optional
         Address at which the head listens; that of Dask's scheduler, if not given.
     object_store_memory : int, optional
@@ -64,6 +65,8 @@ def start(
         A node could not be started; all that had been started is gone again.
     UsageError
         The client is an asynchronous one.
+    OSError
+        `per_host` on another system than Linux.
     """
     _check(client)
     settings = Settings(

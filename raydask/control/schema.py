@@ -45,7 +45,6 @@ JOB_PREFIX = "job:"
 NODE_PREFIX = "node:"
 ACTOR_PREFIX = "actor:"
 NAMED_ACTOR_PREFIX = "named_actor:"
-KV_PREFIX = "kv:"
 PLACEMENT_GROUP_PREFIX = "placement_group:"
 COUNTER_PREFIX = "counter:"
 EVENTS_APPENDED_PREFIX = "events_appended:"
@@ -87,11 +86,6 @@ def actor_key(actor_id: ActorID) -> str:
 def named_actor_key(namespace: str, name: str) -> str:
     """Return the key under which a named actor is found."""
     return f"named_actor:{_quoted(namespace)}:{name}"
-
-
-def kv_key(namespace: str, key: str) -> str:
-    """Return the key of a user's value."""
-    return f"kv:{_quoted(namespace)}:{key}"
 
 
 def placement_group_key(group_id: PlacementGroupID) -> str:
@@ -163,15 +157,15 @@ TABLES: tuple[Table, ...] = (
         keys="task:<task id>",
         value="TaskEntry",
         writer="the node that is the task's home",
-        readers="a node that adopts a dead home's tasks; the dashboard",
+        readers="people",
         deleted="when the last reference to its returns is gone",
-        crash="entries of a dead home, until the node that adopts them deletes them",
+        crash="entries of a dead home stay",
     ),
     Table(
         keys="object:<object id>",
         value="ObjectEntry",
         writer="the node that is the object's home",
-        readers="a node that adopts a dead home's objects; the dashboard",
+        readers="people",
         deleted="when the last reference to the object is gone",
         crash="as for tasks; a location that names a dead node counts as absent",
     ),
@@ -179,7 +173,7 @@ TABLES: tuple[Table, ...] = (
         keys="function:<function id>",
         value="the pickled function or class, binary",
         writer="the node of the driver that exported it; equal content has an equal key",
-        readers="a node that was sent a task of a function it does not know",
+        readers="none yet: code travels with tasks; what makes lost objects again will read it",
         deleted="when every job that exported it has ended",
         crash="nothing: it is whole or absent",
     ),
@@ -187,7 +181,7 @@ TABLES: tuple[Table, ...] = (
         keys="job:<number>",
         value="JobEntry",
         writer="the node that the driver is connected to",
-        readers="the dashboard",
+        readers="people",
         deleted="never: it is the record of what ran",
         crash="an entry in state RUNNING whose node is dead",
     ),
@@ -195,7 +189,7 @@ TABLES: tuple[Table, ...] = (
         keys="node:<number>",
         value="NodeEntry",
         writer="the global scheduler",
-        readers="a restarted global scheduler; the dashboard",
+        readers="a restarted global scheduler; people",
         deleted="never: a dead node stays, in state DEAD",
         crash="a restarted global scheduler marks as DEAD those that do not come back",
     ),
@@ -203,7 +197,7 @@ TABLES: tuple[Table, ...] = (
         keys="actor:<actor id>",
         value="ActorEntry",
         writer="the global scheduler",
-        readers="a restarted global scheduler; the dashboard",
+        readers="a restarted global scheduler; people",
         deleted="the oldest dead ones, once more than 1000 are dead",
         crash="a restarted global scheduler asks the nodes which of them still run",
     ),
@@ -214,14 +208,6 @@ TABLES: tuple[Table, ...] = (
         readers="a restarted global scheduler",
         deleted="when the actor is dead, or 30 s after the claim if it was never created",
         crash="a name whose actor is dead; a restarted global scheduler deletes it",
-    ),
-    Table(
-        keys="kv:<namespace>:<key>",
-        value="a user's value, binary",
-        writer="any process, for its user",
-        readers="any process, for its user",
-        deleted="when the user says so",
-        crash="nothing: it is whole or absent",
     ),
     Table(
         keys="placement_group:<group id>",
@@ -243,8 +229,8 @@ TABLES: tuple[Table, ...] = (
         keys="events",
         value="a stream; the field 'event' of an entry is a TaskEvent",
         writer="the nodes",
-        readers="the timeline; the dashboard",
-        deleted="the oldest entries, once there are more than the cap",
+        readers="people",
+        deleted="the oldest entries, once there are more than 10,000",
         crash="nothing: an append is whole or absent",
     ),
     Table(

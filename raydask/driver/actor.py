@@ -35,11 +35,13 @@ def method(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         How many refs a call returns.
     max_task_retries : int
     retry_exceptions : bool or list of exception types
+    name : str
+        What calls are called in errors and listings, instead of ``Class.method``.
 
     Raises
     ------
     UsageError
-        An option is unknown.
+        An option is unknown, or its value makes no sense.
     """
     check_names(options, METHOD_OPTIONS, "a method")
     method_template("", "", 1, options)  # a wrong value fails here

@@ -102,10 +102,10 @@ def init(
         folder = options.folder
     else:
         given = (num_cpus, num_gpus, resources, object_store_memory)
-        if any(value is not None for value in given):
+        if any(value is not None for value in given) or num_redis_shards != 1:
             raise UsageError(
-                "num_cpus, num_gpus, resources and object_store_memory belong to the session "
-                f"at {address!r}, which runs already; leave them out to join it"
+                "num_cpus, num_gpus, resources, object_store_memory and num_redis_shards belong "
+                f"to the session at {address!r}, which runs already; leave them out to join it"
             )
         folder = launcher.find_address(address)
     try:
@@ -352,7 +352,7 @@ def wait(
     timeout : float, optional
         Seconds after which to return with fewer.
     fetch_local : bool
-        Whether a value counts only when it is on this node.
+        Without effect, as a value counts wherever it is, and `get` brings it; Ray has it.
 
     Returns
     -------
@@ -371,7 +371,7 @@ def wait(
         raise UsageError("wait() takes refs that all differ")
     if not _is_count(num_returns, len(checked)):
         raise UsageError(f"num_returns must be from 1 to {len(checked)}, not {num_returns!r}")
-    del fetch_local  # on one node every value is local
+    del fetch_local
     found = current_session().wait([ref.live_id() for ref in checked], num_returns, timeout)
     ready = [ref for ref in checked if ref._id in found][:num_returns]
     chosen = set(ready)
@@ -459,7 +459,8 @@ def nodes() -> list[dict[str, Any]]:
         With the node's number, whether it is alive, its resources and what of them is
         available, the bytes of its object store and how many are used, the number of tasks
         and objects that it knows, of tasks that are queued for its resources and of those that
-        no node can run, of workers and drivers, and the folder of its session.  Of other nodes
+        no node can run, of workers and drivers, the bytes of objects that it has sent to others,
+        the folder of its session and the versions that it runs.  Of other nodes
         than the one that this process is connected to it is what they last reported, once a
         second.
     """

@@ -34,7 +34,9 @@ class RuntimeContext:
         Hexadecimal; None outside of tasks and actors.
     task_name : str or None
     attempt : int
-        How often the task has been started before.
+        How often the task has been started before, on whatever node.
+    session_folder : str
+        The folder of the node's session.
     """
 
     def __init__(self, session: Session, task: RunningTask | None) -> None:

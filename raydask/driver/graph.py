@@ -236,18 +236,7 @@ class _Submitter:
             tuple([self._substitute(value) for value in args]),
             {name: self._substitute(value) for name, value in kwargs.items()},
         )
-        session.escape_private(packed.dependencies)
-        session.outbox.add_spec(
-            TaskSpec(
-                task_id,
-                template,
-                packed.data,
-                packed.dependencies,
-                packed.borrowed,
-                session.depth,
-                session.parent,
-            )
-        )
+        session.add_task(task_id, template, packed)
 
     def _substitute(self, value: Any) -> Any:
         if type(value) is Output:

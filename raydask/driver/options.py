@@ -254,9 +254,12 @@ def method_template(
         An option's value makes no sense.
     """
     _count(options, "max_task_retries", 0, -1)  # for the caller: the template has no place for it
+    name = options.get("name") or f"{class_name}.{method}"
+    if not isinstance(name, str):
+        raise UsageError(f"name must be a string, not {name!r}")
     return TaskTemplate(
         FunctionID(b""),
-        f"{class_name}.{method}",
+        name,
         TaskKind.ACTOR_METHOD,
         num_returns=_count(options, "num_returns", num_returns, 0),
         retry_exceptions=_retry_exceptions(options),

@@ -226,8 +226,13 @@ class Session:
         packed = self.pack(args, kwargs)
         if task_id is None:
             task_id = self.ids.next_task_id()
-        self.escape_private(packed.dependencies)
         refs = self.new_returns(task_id, num_returns)
+        self.add_task(task_id, template, packed)
+        return refs
+
+    def add_task(self, task_id: TaskID, template: int, packed: arguments.PackedArguments) -> None:
+        """Have a task go to the node with the next batch."""
+        self.escape_private(packed.dependencies)
         self.outbox.add_spec(
             TaskSpec(
                 task_id,
@@ -239,7 +244,6 @@ class Session:
                 self.parent,
             )
         )
-        return refs
 
     def new_returns(self, task_id: TaskID, count: int) -> list[ObjectRef]:
         """Return the first refs of a new task's returns."""

@@ -35,7 +35,7 @@ LAYERS: tuple[set[str], ...] = (
     {"worker", "graph"},
     {PUBLIC_NAMES},
     {"util"},
-    {"node", "dashboard"},
+    {"node"},
     {"testing", "__main__", "cluster_utils"},
     {"demo"},
 )

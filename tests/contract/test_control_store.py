@@ -31,10 +31,10 @@ def test_what_is_written_is_read_in_the_order_asked(store: ControlStore) -> None
 
 
 def test_a_second_write_replaces_the_first(store: ControlStore) -> None:
-    store.write({"kv::a": b"1", "kv::b": b"2"})
-    store.write({"kv::a": b"3"})
+    store.write({"job:a": b"1", "job:b": b"2"})
+    store.write({"job:a": b"3"})
 
-    assert store.read(["kv::a", "kv::b"]) == [b"3", b"2"]
+    assert store.read(["job:a", "job:b"]) == [b"3", b"2"]
 
 
 @pytest.mark.parametrize("value", [b"", b"\r\n$3\r\n\0\xff", b"x" * 3_000_000], ids=len)
@@ -160,7 +160,7 @@ def test_the_event_stream_is_capped(store: ControlStore) -> None:
 
 
 def test_used_memory_follows_what_is_held(store: ControlStore) -> None:
-    keys = [f"kv::{number}" for number in range(40)]
+    keys = [f"job:{number}" for number in range(40)]
     before = store.used_memory()
     for key in keys:
         store.write({key: b"x" * 100_000})
@@ -182,7 +182,7 @@ def test_the_state_outlives_its_client(backend: Backend) -> None:
 
 def test_clear_removes_everything(backend: Backend) -> None:
     store = backend.open()
-    store.write(task_entries(3_000) | {"kv::a": b"1"})
+    store.write(task_entries(3_000) | {"job:a": b"1"})
     store.append_events([b"event"], 10)
     store.increment("nodes")
     store.clear()

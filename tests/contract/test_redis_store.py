@@ -170,7 +170,7 @@ def test_stores_with_different_prefixes_do_not_meet(redis_backend: RedisBackend)
     task = task_key(IDS.next_task_id())
     for number, store in enumerate(stores):
         store.start()
-        store.write({task: b"%d" % number, "kv::x": b"x"})
+        store.write({task: b"%d" % number, "job:x": b"x"})
         store.append_events([b"%d" % number], 10)
         assert store.increment("node") == 1
         assert store.put_if_absent("named_actor::a", b"")
@@ -178,8 +178,8 @@ def test_stores_with_different_prefixes_do_not_meet(redis_backend: RedisBackend)
         assert store.read([task]) == [b"%d" % number]
         assert set(store.scan("task:")) == {task}
         assert [event for _, event in store.read_events()] == [b"%d" % number]
-    stores[1].write({}, ["kv::x"])
-    assert stores[0].read(["kv::x"]) == [b"x"]
+    stores[1].write({}, ["job:x"])
+    assert stores[0].read(["job:x"]) == [b"x"]
 
     stores[0].clear()
     assert not list(stores[0].scan(""))

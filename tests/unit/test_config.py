@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -26,3 +29,13 @@ def test_each_setting_has_its_variable() -> None:
 def test_a_text_of_the_wrong_type_names_the_variable() -> None:
     with pytest.raises(UsageError, match="RAYDASK_SLAB_SIZE='much'"):
         from_environment({"RAYDASK_SLAB_SIZE": "much"})
+
+
+def test_the_page_of_settings_has_all_with_their_defaults() -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "settings.md").read_text("utf-8")
+    settings = page[: page.index("Beside the settings")]
+    rows = dict(re.findall(r"^\| `RAYDASK_([A-Z_]+)` \| (.*?) ?\| ", settings, re.MULTILINE))
+    for name, default in msgspec.structs.asdict(Config()).items():
+        shown = rows.pop(name.upper()).strip("`")
+        assert msgspec.convert(shown, type(default), strict=False) == default, name
+    assert not rows
