@@ -272,7 +272,7 @@ class BetweenNodes:
         for object_id, record in list(self._copies.items()):
             if wanted <= 0:
                 break
-            if self._store.pins(object_id):
+            if record.count or self._store.pins(object_id):
                 continue
             wanted -= record.size
             assert record.remote is not None
@@ -352,6 +352,8 @@ class BetweenNodes:
         assert remote is not None
         if record.waiters or record.dependents or remote.wanting:
             return True
+        if self._store.pins(record.object_id):
+            return True  # another node reads it: this is asked again when it has
         if remote.forgotten or home_of(record.object_id) not in self.nodes:
             return False
         if record.value is None:

@@ -12,9 +12,14 @@ before a source is asked, so that nothing is pinned elsewhere while this node wa
 
 The home of an object names the nodes that have it or are fetching it, in the order in which they
 came to it.  A node asks the last of those that came before it, and one that has only begun to
-fetch serves what it has of it: so a broadcast goes through the nodes like through a pipeline, and
-nobody waits in a circle.  When none of them can give it, the home is asked again and names only
-nodes that have all of it.
+fetch serves what it has of it: so a broadcast goes through the nodes like through a pipeline.
+When none of them can give it, the home is asked again and names only nodes that have all of it.
+
+What was true when the home named them may be so no more: a node has dropped its copy, and fetches
+it again.  That two do not wait for one another, only who has room for an object lets others wait
+for where it will be, and not the one that he waits for himself; and whoever waits long for an
+answer asks another.  With every question goes a number, which tells its answer from one to a
+question that was taken back.
 
 Who reads along with a fetch that comes to nothing has been told a place, and may only begin to
 read there.  So the place is used for nothing else before he has said that he is done with it, and
@@ -51,6 +56,10 @@ _ROUNDS = 8
 """How often an object's home is asked again, before the object is given up."""
 _PAUSE = 0.05
 """Seconds before the second of these rounds begins; each pause is twice as long as the last."""
+_PATIENCE = 10.0
+"""Seconds for which a source may say nothing; what it writes down first takes 5 at most."""
+_LOOK_SECONDS = 1.0
+"""Between two looks for sources that say nothing."""
 _SHARE = 4
 """The part of the store that they may take: 1 / this."""
 
@@ -124,6 +133,7 @@ class Fetching:
         """Of fetches that have ended, by number, as long as anybody writes or reads there."""
         self._paused: dict[int, float] = {}
         """Fetches that begin another round, and when; negative: that is to be set."""
+        self._looked_at = 0.0
         self._bytes = 0
         self._limit = max(1, store.capacity // _SHARE)
         self._serving: dict[ObjectID, dict[int, int]] = {}
@@ -228,8 +238,8 @@ class Fetching:
 
     def _refuse_followers(self, fetch: Fetch) -> None:
         followers, fetch.followers = fetch.followers, []
-        for node in followers:
-            self._tell(node, wire.NotHere([fetch.object_id]))
+        for node, number in followers:
+            self._tell(node, wire.NotHere(fetch.object_id, number))
 
     # --- bringing -------------------------------------------------------------------------
 
@@ -237,6 +247,9 @@ class Fetching:
         """Take room for what is next; called after each event."""
         if self._paused:
             self._end_pauses(now)
+        if self._fetches and not 0 <= now - self._looked_at < _LOOK_SECONDS:
+            self._looked_at = now
+            self._leave_the_silent(now)
         while self._queued and len(self._fetches) < _MOST:
             record = self._next()
             remote = record.remote
@@ -259,6 +272,22 @@ class Fetching:
             elif now >= until:
                 del self._paused[number]
                 self._ask_source(record, fetch)
+
+    def _leave_the_silent(self, now: float) -> None:
+        """Ask others than sources that have said nothing for long; again, where there are none."""
+        for record in list(self._fetches.values()):
+            fetch = record.remote.fetch if record.remote is not None else None
+            assert fetch is not None
+            if not fetch.source or fetch.placed:
+                continue
+            if fetch.asked_at < 0:
+                fetch.asked_at = now
+            elif now - fetch.asked_at > _PATIENCE:
+                silent = fetch.source
+                self._tell(silent, wire.Unpin([record.object_id]))
+                fetch.tried[silent] = fetch.tried.get(silent, 0) + 1
+                fetch.error = f"node {silent} did not answer"
+                self._ask_source(record, fetch, silent)
 
     def _next(self) -> ObjectRecord:
         return self._queued[next(iter(self._urgent or self._queued))]
@@ -283,38 +312,48 @@ class Fetching:
         remote.fetch.offset = offset
         self._ask_source(record, remote.fetch)
 
-    def _ask_source(self, record: ObjectRecord, fetch: Fetch) -> None:
+    def _ask_source(self, record: ObjectRecord, fetch: Fetch, silent: int = 0) -> None:
+        """Ask the next of those who may have an object, and not the one that was silent."""
         remote = record.remote
         assert remote is not None
         candidates = list(remote.nodes)
         if self._node in remote.nodes:
             candidates = candidates[: candidates.index(self._node)]
-        candidates = [node for node in candidates if fetch.tried.get(node, 0) < _ATTEMPTS]
+        candidates = [
+            node for node in candidates if fetch.tried.get(node, 0) < _ATTEMPTS and node != silent
+        ]
         fetch.placed = False
-        fetch.source = candidates[-1] if candidates else 0
-        if fetch.source:
-            self._tell(fetch.source, wire.Fetch([record.object_id]))
+        fetch.source = 0
+        if candidates:
+            self._ask(candidates[-1], fetch)
         elif remote.is_ours:
-            self._ask_whoever_has_it(record, fetch)
+            self._ask_whoever_has_it(record, fetch, silent)
         elif not remote.asked:
             remote.asked = True
             # Nobody waits for who asks again.
             self._refuse_followers(fetch)
             self._tell(home_of(record.object_id), wire.Want([record.object_id], again=True))
 
-    def _ask_whoever_has_it(self, record: ObjectRecord, fetch: Fetch) -> None:
+    def _ask_whoever_has_it(self, record: ObjectRecord, fetch: Fetch, silent: int) -> None:
         """Ask who has all of an object of ours; when there is nobody, it is lost."""
         remote = record.remote
         assert remote is not None
         whole = [node for node, is_whole in remote.nodes.items() if is_whole and node != self._node]
         whole = [node for node in whole if fetch.tried.get(node, 0) < _ATTEMPTS]
+        whole = [node for node in whole if node != silent] or whole
         self._refuse_followers(fetch)
         if whole:
-            fetch.source = whole[-1]
-            self._tell(fetch.source, wire.Fetch([record.object_id]))
+            self._ask(whole[-1], fetch)
             return
         self._end(record, fetch)
         self.lose(record, f"no node that had it could give it: {fetch.error}")
+
+    def _ask(self, node: int, fetch: Fetch) -> None:
+        self._numbers += 1
+        fetch.source = node
+        fetch.asked = self._numbers
+        fetch.asked_at = -1.0
+        self._tell(node, wire.Fetch(fetch.object_id, fetch.asked))
 
     def lose(self, record: ObjectRecord, cause: str) -> None:
         """Put an error in the place of an object that is nowhere any more."""
@@ -328,6 +367,8 @@ class Fetching:
         fetch = record.remote.fetch if record is not None and record.remote is not None else None
         if record is None or fetch is None or fetch.source != node or fetch.placed:
             return  # given up meanwhile, and the source has been told
+        if fetch.asked != place.number:
+            return  # and asked again
         remote = record.remote
         assert remote is not None
         fetch.placed = True
@@ -335,22 +376,23 @@ class Fetching:
             StartPull(fetch.number, node, place.file, place.offset, remote.size, fetch.offset)
         )
         followers, fetch.followers = fetch.followers, []
-        for follower in followers:
-            self._serve_part(follower, record, fetch)
+        for follower, number in followers:
+            self._serve_part(follower, number, record, fetch)
 
-    def not_here(self, node: int, object_id: ObjectID) -> None:
+    def not_here(self, node: int, said: wire.NotHere) -> None:
         """Ask another source: this one does not have it."""
-        record = self._objects.records.get(object_id)
+        record = self._objects.records.get(said.object_id)
         remote = record.remote if record is not None else None
         if record is None or remote is None:
             return
-        if remote.is_ours and node in remote.nodes:
-            del remote.nodes[node]
         fetch = remote.fetch
-        if fetch is not None and fetch.source == node and not fetch.placed:
-            fetch.tried[node] = _ATTEMPTS
-            fetch.error = f"node {node} does not have it"
-            self._ask_source(record, fetch)
+        if fetch is None or fetch.source != node or fetch.placed or fetch.asked != said.number:
+            return
+        if remote.is_ours:
+            remote.nodes.pop(node, None)
+        fetch.tried[node] = _ATTEMPTS
+        fetch.error = f"node {node} does not have it"
+        self._ask_source(record, fetch)
 
     def pull_ended(self, number: int, error: str) -> None:
         """Take in an object that has come, or ask another source."""
@@ -386,36 +428,32 @@ class Fetching:
 
     # --- serving --------------------------------------------------------------------------
 
-    def serve(self, node: int, object_ids: list[ObjectID]) -> None:
-        """Say where objects are, and keep them there."""
-        places = []
-        for object_id in object_ids:
-            record = self._objects.records.get(object_id)
-            fetch = (
-                record.remote.fetch if record is not None and record.remote is not None else None
-            )
-            value = record.value if record is not None else None
-            if value is not None and value.kind == _STORED:
-                self._objects.pin(peer_process(node), (object_id,))
-                places.append(wire.Place(object_id, value.offset, value.size))
-            elif value is not None and value.kind == _SPILLED:
-                extent = self._store.extent(object_id)
-                places.append(wire.Place(object_id, extent.position, extent.size, extent.file))
-            elif record is not None and fetch is not None and fetch.placed:
-                self._serve_part(node, record, fetch)
-            elif fetch is not None:
-                fetch.followers.append(node)
-            else:
-                self._tell(node, wire.NotHere([object_id]))
-        if places:
-            self._tell(node, wire.Places(places))
+    def serve(self, node: int, object_id: ObjectID, number: int) -> None:
+        """Say where an object is, and keep it there."""
+        record = self._objects.records.get(object_id)
+        fetch = record.remote.fetch if record is not None and record.remote is not None else None
+        value = record.value if record is not None else None
+        if value is not None and value.kind == _STORED:
+            self._objects.pin(peer_process(node), (object_id,))
+            place = wire.Place(object_id, number, value.offset, value.size)
+            self._tell(node, wire.Places([place]))
+        elif value is not None and value.kind == _SPILLED:
+            extent = self._store.extent(object_id)
+            place = wire.Place(object_id, number, extent.position, extent.size, extent.file)
+            self._tell(node, wire.Places([place]))
+        elif record is not None and fetch is not None and fetch.placed:
+            self._serve_part(node, number, record, fetch)
+        elif fetch is not None and fetch.offset >= 0 and fetch.source not in (0, node):
+            fetch.followers.append((node, number))
+        else:
+            self._tell(node, wire.NotHere(object_id, number))
 
-    def _serve_part(self, node: int, record: ObjectRecord, fetch: Fetch) -> None:
+    def _serve_part(self, node: int, number: int, record: ObjectRecord, fetch: Fetch) -> None:
         """Let a node read along with a pull."""
         assert record.remote is not None
         readers = self._serving.setdefault(record.object_id, {})
         readers[node] = readers.get(node, 0) + 1
-        place = wire.Place(record.object_id, fetch.offset, record.remote.size)
+        place = wire.Place(record.object_id, number, fetch.offset, record.remote.size)
         self._tell(node, wire.Places([place]))
 
     def pin_for_readers(self, object_id: ObjectID) -> None:
@@ -436,8 +474,9 @@ class Fetching:
             record = self._objects.records.get(object_id)
             if record is not None and record.remote is not None and record.remote.fetch is not None:
                 followers = record.remote.fetch.followers
-                if node in followers:
-                    followers.remove(node)
+                waiting = next((each for each in followers if each[0] == node), None)
+                if waiting is not None:
+                    followers.remove(waiting)
                     continue
             self._objects.unpin(peer_process(node), (object_id,))
 
@@ -467,7 +506,7 @@ class Fetching:
             fetch = remote.fetch
             if fetch is None:
                 continue
-            fetch.followers = [each for each in fetch.followers if each != node]
+            fetch.followers = [each for each in fetch.followers if each[0] != node]
             if fetch.source == node and not fetch.placed and fetch.offset >= 0:
                 self._ask_source(record, fetch)
         # A pull that is under way ends by itself: its connection does.

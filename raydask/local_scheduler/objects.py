@@ -199,6 +199,7 @@ class ObjectTable:
         record.count += 1
         if record.remote is not None and not record.remote.is_ours:
             record.remote.guards += 1
+            self._abroad.held(record)
         return record
 
     def drop_for_guest(self, object_id: ObjectID) -> None:
@@ -315,6 +316,8 @@ class ObjectTable:
         # It may have been freed meanwhile, when nobody held it any more.
         if record is not None and record.value is not None and record.value.kind == _STORED:
             self._store.unpin(object_id)
+            if record.remote is not None and not self._store.pins(object_id):
+                self.settle(record)
 
     def spilled(self, evicted: list[Evicted], path: Callable[[int], str]) -> None:
         """Note objects that have left the arena and are read from their files from now on."""

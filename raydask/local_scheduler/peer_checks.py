@@ -76,9 +76,9 @@ class PeerChecks:
             wire.CopiesDropped: self._of_this_node,
             wire.Values: self._values,
             wire.Located: lambda node, said: self._located(node, said.objects, node),
-            wire.Fetch: lambda node, said: _are_objects(said.object_ids),
+            wire.Fetch: lambda node, said: _are_objects((said.object_id,)),
             wire.Places: self._places,
-            wire.NotHere: lambda node, said: _are_objects(said.object_ids),
+            wire.NotHere: lambda node, said: _are_objects((said.object_id,)),
             wire.Unpin: lambda node, said: _are_objects(said.object_ids),
             wire.Forget: lambda node, said: _are_objects(said.object_ids, node),
             wire.ActorCreated: self._created,
@@ -192,6 +192,8 @@ class PeerChecks:
             remote = record.remote if record is not None else None
             fetch = remote.fetch if remote is not None else None
             if remote is None or fetch is None or fetch.source != node:
+                continue
+            if fetch.asked != place.number:
                 continue
             if remote.size != place.size:
                 raise PeerError(

@@ -23,8 +23,7 @@ from raydask.serialization import serialize_error
 from raydask.wire import messages as wire
 from raydask.wire.messages import ObjectValue, ValueKind
 
-_STORED = int(ValueKind.STORED)
-_SPILLED = int(ValueKind.SPILLED)
+_IN_STORES = (int(ValueKind.STORED), int(ValueKind.SPILLED))
 _ERROR = int(ValueKind.ERROR)
 
 
@@ -79,9 +78,9 @@ class PeerObjects:
             wire.Want: self._on_want,
             wire.Values: self._on_values,
             wire.Located: self._on_located,
-            wire.Fetch: lambda node, said: self._fetching.serve(node, said.object_ids),
+            wire.Fetch: lambda node, said: self._fetching.serve(node, said.object_id, said.number),
             wire.Places: self._on_places,
-            wire.NotHere: self._on_not_here,
+            wire.NotHere: self._fetching.not_here,
             wire.Unpin: lambda node, said: self._fetching.unpin(node, said.object_ids),
             wire.CopiesMade: self._on_copies_made,
             wire.CopiesDropped: self._on_copies_dropped,
@@ -92,7 +91,7 @@ class PeerObjects:
         """Tell another node what an object of ours is, or where."""
         node = node_of_peer(process)
         value = record.value
-        if value is not None and value.kind not in (_STORED, _SPILLED):
+        if value is not None and value.kind not in _IN_STORES:
             self._tell(node, wire.Values([value]))
         else:
             self._tell(node, wire.Located([whereabouts(record, self._node, node)]))
@@ -116,14 +115,17 @@ class PeerObjects:
             return
         if remote.is_ours:
             return
-        if home_of(place.object_id) == node:
+        at_home = home_of(place.object_id) == node
+        if at_home:
             remote.asked = False
-        # Its home may not know yet that one of them is dead, and that would never answer.
-        remote.nodes = {each: True for each in place.nodes if each in self._nodes}
+        if place.nodes or at_home:  # that it is nowhere is for its home to say
+            # Which may not know yet that one of them is dead, and that would never answer.
+            remote.nodes = {each: True for each in place.nodes if each in self._nodes}
         remote.size = place.size
         if not remote.exists:
             self._work.found_elsewhere(record, [])
-        self._fetching.located(record, nowhere=not place.nodes)
+        if place.nodes or at_home:
+            self._fetching.located(record, nowhere=not place.nodes)
         if (remote.wanting and any(task.is_guest for task in remote.wanting)) or record.waiters:
             self._fetching.want(record, urgent=bool(record.waiters))
 
@@ -145,7 +147,7 @@ class PeerObjects:
                 if record.waiters is None:
                     record.waiters = {}
                 record.waiters[process] = None
-            elif message.again and (record.value is None or record.value.kind == _STORED):
+            elif message.again and (record.value is None or record.value.kind in _IN_STORES):
                 place = whereabouts(record, self._node, node, whole=True)
                 self._tell(node, wire.Located([place]))
             else:
@@ -163,10 +165,6 @@ class PeerObjects:
         for place in message.places:
             self._fetching.placed(node, place)
 
-    def _on_not_here(self, node: int, message: wire.NotHere) -> None:
-        for object_id in message.object_ids:
-            self._fetching.not_here(node, object_id)
-
     def _on_copies_made(self, node: int, message: wire.CopiesMade) -> None:
         unknown = []
         for object_id in message.object_ids:
@@ -175,7 +173,7 @@ class PeerObjects:
                 unknown.append(object_id)
                 continue
             if record.remote is None and record.value is not None:
-                if record.value.kind in (_STORED, _SPILLED):
+                if record.value.kind in _IN_STORES:
                     whereabouts(record, self._node, node)
             remote = record.remote
             if remote is not None and remote.is_ours and remote.exists:

@@ -388,12 +388,16 @@ class Fetch:
         Where in the arena it will be; negative: there is no room for it yet.
     source : int
         The node that was asked for it; 0: none.
+    asked : int
+        The number with which it was asked.
+    asked_at : float
+        When, in seconds; negative: that is to be noted.
     placed : bool
         Whether the source has said where it has it, and keeps it there.
     tried : dict of int to int
         How often nodes have failed to give it.
-    followers : list of int
-        Nodes that have asked for it here and wait to be told where it will be.
+    followers : list of tuple of int
+        Nodes that asked for it here and wait to be told where it will be, and with what number.
     rounds : int
         How often its home has been asked again.
     error : str
@@ -401,6 +405,8 @@ class Fetch:
     """
 
     __slots__ = (
+        "asked",
+        "asked_at",
         "error",
         "followers",
         "number",
@@ -417,9 +423,11 @@ class Fetch:
         self.object_id = object_id
         self.offset = -1
         self.source = 0
+        self.asked = 0
+        self.asked_at = -1.0
         self.placed = False
         self.tried: dict[int, int] = {}
-        self.followers: list[int] = []
+        self.followers: list[tuple[int, int]] = []
         self.rounds = 0
         self.error = "nobody has it"
 

@@ -889,10 +889,12 @@ class Whereabouts(msgspec.Struct, array_like=True, gc=False):
 class Place(msgspec.Struct, array_like=True, gc=False):
     """Where a node has an object, pinned for who asked: in its arena, or in a spill file.
 
-    ``file`` is 0 for the arena; ``offset`` and ``size`` are in bytes.
+    ``number`` is that of the ``Fetch``.  ``file`` is 0 for the arena; ``offset`` and ``size`` are
+    in bytes.
     """
 
     object_id: ObjectID
+    number: int
     offset: int
     size: int
     file: int = 0
@@ -1004,9 +1006,14 @@ class Located(msgspec.Struct, array_like=True):
 
 
 class Fetch(msgspec.Struct, array_like=True):
-    """Keep these objects where they are and say where; ``Unpin`` ends that for each."""
+    """Keep an object where it is and say where; ``Unpin`` ends that.
 
-    object_ids: list[ObjectID]
+    Who has given up and asks again can still get the answer from before: so each has a ``number``,
+    of the sender's, which the answer repeats.
+    """
+
+    object_id: ObjectID
+    number: int
 
 
 class Places(msgspec.Struct, array_like=True):
@@ -1016,9 +1023,10 @@ class Places(msgspec.Struct, array_like=True):
 
 
 class NotHere(msgspec.Struct, array_like=True):
-    """Answer to ``Fetch`` for objects that the sender does not have."""
+    """Answer to a ``Fetch`` of this number: the sender does not have the object to give."""
 
-    object_ids: list[ObjectID]
+    object_id: ObjectID
+    number: int
 
 
 class CopiesMade(msgspec.Struct, array_like=True):

@@ -63,6 +63,12 @@ class Host(Node):
             if isinstance(action, Send) and action.process == peer_process(node)
         ]
 
+    def asked(self, object_id: ObjectID) -> int:
+        """The number of the last question for an object."""
+        record = self.core.objects.records[object_id]
+        assert record.remote is not None and record.remote.fetch is not None
+        return record.remote.fetch.asked
+
     def done(self, kind: type) -> list[Any]:
         return [action for action in self.actions if isinstance(action, kind)]
 
@@ -104,10 +110,10 @@ def test_a_guests_large_input_is_fetched_first() -> None:
     given = host.foreign()
     task = host.lend([given], located=[wire.Whereabouts(given, 4096, [HOME, THIRD])])
     host.give_room()
-    assert host.told(THIRD) == [wire.Fetch([given])]
+    assert host.told(THIRD) == [wire.Fetch(given, host.asked(given))]
     assert host.given(10) == []
 
-    host.say(wire.Places([wire.Place(given, 8192, 4096)]), THIRD)
+    host.say(wire.Places([wire.Place(given, host.asked(given), 8192, 4096)]), THIRD)
     (pull,) = host.done(StartPull)
     assert (pull.node, pull.source, pull.size) == (THIRD, 8192, 4096)
     host.tell(events.PullEnded(pull.number, ""))
@@ -121,9 +127,9 @@ def test_another_source_is_asked_when_one_has_it_not() -> None:
     given = host.foreign()
     host.lend([given], located=[wire.Whereabouts(given, 4096, [HOME, THIRD])])
     host.give_room()
-    host.say(wire.NotHere([given]), THIRD)
-    assert host.told()[-1] == wire.Fetch([given])
-    host.say(wire.NotHere([given]))
+    host.say(wire.NotHere(given, host.asked(given)), THIRD)
+    assert host.told()[-1] == wire.Fetch(given, host.asked(given))
+    host.say(wire.NotHere(given, host.asked(given)))
     assert host.told()[-1] == wire.Want([given], again=True)
 
 
@@ -143,7 +149,7 @@ def test_a_copy_stays_until_its_home_forgets_it() -> None:
 def fetched(host: Host, given: ObjectID) -> TaskID:
     task = host.lend([given], located=[wire.Whereabouts(given, 4096, [HOME])])
     host.give_room()
-    host.say(wire.Places([wire.Place(given, 0, 4096)]))
+    host.say(wire.Places([wire.Place(given, host.asked(given), 0, 4096)]))
     host.tell(events.PullEnded(host.done(StartPull)[-1].number, ""))
     return task
 
@@ -152,7 +158,7 @@ def test_a_copy_is_served_to_others() -> None:
     host = Host()
     given = host.foreign()
     fetched(host, given)
-    host.say(wire.Fetch([given]), THIRD)
+    host.say(wire.Fetch(given, 7), THIRD)
     (places,) = (each for each in host.told(THIRD) if isinstance(each, wire.Places))
     assert [place.size for place in places.places] == [4096]
     assert host.core.store.pins(given) == 2  # the guest's and the reader's
@@ -165,9 +171,9 @@ def test_who_asks_for_what_is_still_coming_reads_along() -> None:
     given = host.foreign()
     host.lend([given], located=[wire.Whereabouts(given, 4096, [HOME])])
     host.give_room()
-    host.say(wire.Fetch([given]), THIRD)
+    host.say(wire.Fetch(given, 7), THIRD)
     assert host.told(THIRD) == []
-    host.say(wire.Places([wire.Place(given, 0, 4096)]))
+    host.say(wire.Places([wire.Place(given, host.asked(given), 0, 4096)]))
     assert [type(message) for message in host.told(THIRD)] == [wire.Places]
 
     host.tell(events.PullEnded(host.done(StartPull)[-1].number, ""))
@@ -181,7 +187,7 @@ def test_a_pull_that_nobody_wants_any_more_is_cancelled() -> None:
     given = host.foreign()
     task = host.lend([given], located=[wire.Whereabouts(given, 4096, [HOME])])
     host.give_room()
-    host.say(wire.Places([wire.Place(given, 0, 4096)]))
+    host.say(wire.Places([wire.Place(given, host.asked(given), 0, 4096)]))
     host.say(wire.CancelLent([task], False, recursive=False))
 
     (cancelled,) = host.done(CancelPull)

@@ -177,7 +177,7 @@ def test_without_a_lease_the_input_is_brought_here_after_a_while() -> None:
     node.tick(0.02)
     room = [action for action in node.actions if type(action).__name__ == "AnswerRegion"][-1]
     node.tell(events.RoomAnswered(room.number, room.offset, b""))
-    assert told(node)[-1] == wire.Fetch([return_id(tasks[1], 0)])
+    assert told(node)[-1] == wire.Fetch(return_id(tasks[1], 0), 2)
 
 
 def test_a_task_that_failed_elsewhere_is_retried_here_or_there() -> None:

@@ -121,9 +121,9 @@ WRONG = {
     "an object of this node to forget": wire.Forget([IDS.next_put_id()]),
     "a value of an object of this node": wire.Values([ObjectValue(IDS.next_put_id(), INLINE)]),
     "a place of an object of this node": wire.Located([Whereabouts(IDS.next_put_id(), 1, [2])]),
-    "an offset below zero": wire.Places([wire.Place(THEIRS, -8, 100)]),
-    "a file below zero": wire.Places([wire.Place(THEIRS, 0, 100, -1)]),
-    "a fetch of no object": wire.Fetch([ObjectID(bytes(19))]),
+    "an offset below zero": wire.Places([wire.Place(THEIRS, 1, -8, 100)]),
+    "a file below zero": wire.Places([wire.Place(THEIRS, 1, 0, 100, -1)]),
+    "a fetch of no object": wire.Fetch(ObjectID(bytes(19)), 1),
     "a status that tasks have not": result(TASK, status=9),
     "a time that is no number": result(TASK, started=math.nan),
     "a duration below zero": result(TASK, duration=-1.0),
@@ -172,9 +172,9 @@ def test_what_is_late_or_unknown_is_no_crime(node: Node) -> None:
         wire.Borrowed(99),
         wire.Release([ours]),
         wire.Want([ours]),
-        wire.Fetch([ours]),
-        wire.Places([wire.Place(THEIRS, 0, 100)]),
-        wire.NotHere([THEIRS]),
+        wire.Fetch(ours, 1),
+        wire.Places([wire.Place(THEIRS, 1, 0, 100)]),
+        wire.NotHere(THEIRS, 1),
         wire.Unpin([ours, THEIRS]),
         wire.CopiesMade([ours]),
         wire.CopiesDropped([ours]),
@@ -220,7 +220,7 @@ def fetch(node: Node, size: int = 100) -> StartPull:
     node.tell(events.ValuesRequested(DRIVER, [THEIRS], False, []))
     node.tell(events.PeerSaid(2, wire.Located([Whereabouts(THEIRS, size, [2])])))
     node.tell(events.RoomAnswered(1, answer_of(node), b""))
-    node.tell(events.PeerSaid(2, wire.Places([wire.Place(THEIRS, 4096, size)])))
+    node.tell(events.PeerSaid(2, wire.Places([wire.Place(THEIRS, 2, 4096, size)])))
     (pull,) = [action for action in node.actions if isinstance(action, StartPull)]
     return pull
 
@@ -240,7 +240,7 @@ def test_the_size_of_an_object_does_not_change_while_it_is_fetched(node: Node) -
 
 def test_a_place_is_not_used_again_before_its_readers_are_done(node: Node) -> None:
     pull = fetch(node)
-    node.tell(events.PeerSaid(3, wire.Fetch([THEIRS])))
+    node.tell(events.PeerSaid(3, wire.Fetch(THEIRS, 1)))
     assert len(said(node, wire.Places)) == 1
     node.tell(events.NodesLost([(2, "it is gone")]))
     node.tell(events.PullEnded(pull.number, "its source is gone"))
@@ -255,7 +255,7 @@ def test_an_object_that_cannot_be_fetched_is_given_up_after_a_while(node: Node) 
     pull = fetch(node)
     while THEIRS in node.core.objects.records and node.core.objects.records[THEIRS].value is None:
         node.tell(events.PullEnded(pull.number, "the port is closed"))
-        node.tell(events.PeerSaid(2, wire.Places([wire.Place(THEIRS, 4096, 100)])))
+        node.tell(events.PeerSaid(2, wire.Places([wire.Place(THEIRS, 2, 4096, 100)])))
         asks = [each for each in said(node, wire.Want) if each.again]
         if len(asks) > len(said(node, wire.Fetch)) // 5 - 1:
             node.tell(events.PeerSaid(2, wire.Located([Whereabouts(THEIRS, 100, [2])])))
