@@ -27,7 +27,7 @@ from raydask.compat.dask.ordering import run_order
 from raydask.compat.dask.shuffles import refuse_what_cannot_work
 from raydask.compat.dask.splitting import find_splits
 from raydask.errors import TaskError
-from raydask.graph import submit_graph
+from raydask.graph import ensure_session, submit_graph
 
 
 def compute(
@@ -41,8 +41,7 @@ def compute(
 ) -> Any:
     """Compute `keys`; see `raydask.compat.dask.get` for the parameters."""
     register_name()
-    if not raydask.is_initialized():
-        raydask.init(num_cpus=num_workers, ignore_reinit_error=True)
+    ensure_session(num_workers)
     if rerun_locally is None:
         rerun_locally = dask.config.get("rerun_exceptions_locally", False)
     watching = Callback.active if callbacks is None else callbacks

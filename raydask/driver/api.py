@@ -170,11 +170,17 @@ def _context(session: Session) -> ClusterContext:
     )
 
 
-def ensure_session() -> Session:
-    """Return this process's session, starting one if there is none."""
+def ensure_session(num_cpus: float | None = None) -> Session:
+    """Return this process's session, starting one with so many CPUs if there is none.
+
+    Raises
+    ------
+    ClusterUnavailableError
+        It has one, and that is lost: what was meant for a cluster does not run elsewhere.
+    """
     session = find_session()
     if session is None:
-        init()
+        init(num_cpus=num_cpus, ignore_reinit_error=True)
         session = current_session()
     session.check_lost()
     return session

@@ -109,6 +109,8 @@ _GLOBAL_PAUSE_SECONDS = 0.5
 """Between two starts of a global scheduler, so that one that cannot run does not spin."""
 _NO_JOB = -1
 _TOLD = "it was told to end"
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""How many threads numerical libraries start in each worker; there is a worker for each CPU."""
 
 
 class _ForkServerLink:
@@ -570,6 +572,8 @@ def main() -> None:
     folder = Path(options.folder)
     os.environ["RAYDASK_SESSION"] = options.folder
     os.environ.pop("RAYDASK_REDIS_PASSWORD", None)  # which is in the options, and not for tasks
+    for name in _THREADS:
+        os.environ.setdefault(name, "1")
     sweep(folder.parent)
     lock = lock_session(folder)
     supervisor = Supervisor(options)

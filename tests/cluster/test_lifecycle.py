@@ -341,3 +341,18 @@ def test_importing_raydask_is_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=10
     )
     assert re.sub(r"\s", "", done.stdout) == "[]"
+
+
+@pytest.mark.parametrize("given", ["", "3"])
+def test_workers_leave_the_cpus_to_one_another(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+
+    @raydask.remote
+    def threads() -> list[str | None]:
+        return [os.environ.get(f"{name}_NUM_THREADS") for name in ("OMP", "OPENBLAS")]
+
+    with raydask.init(num_cpus=1):
+        assert raydask.get(threads.remote()) == [given or "1", "1"]

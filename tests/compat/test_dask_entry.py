@@ -123,3 +123,25 @@ def test_the_name_is_known_once_raydask_is_imported(order: str) -> None:
 def test_programs_need_no_dask_in_workers() -> None:
     check = "import sys, raydask.compat.dask.program; assert 'dask' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+LOSES_ITS_CLUSTER = """
+import dask, raydask
+from operator import add
+from raydask.cluster_utils import Cluster
+from raydask.errors import ClusterUnavailableError
+with Cluster(num_cpus=1) as cluster:
+    cluster.connect()
+    assert dask.delayed(add)(1, 2).compute(scheduler="raydask") == 3
+    cluster.head_node.kill()
+    for scheduler in (raydask.get, "raydask"):
+        try:
+            dask.delayed(add)(1, 2).compute(scheduler=scheduler)
+        except ClusterUnavailableError:
+            continue
+        raise SystemExit("it has run elsewhere")
+"""
+
+
+def test_what_was_meant_for_a_cluster_that_is_lost_does_not_run_elsewhere() -> None:
+    subprocess.run([sys.executable, "-c", LOSES_ITS_CLUSTER], check=True, timeout=60)
