@@ -110,7 +110,7 @@ class StartPull(msgspec.Struct, frozen=True, gc=False):
     """Read an object's bytes from another node into the arena; say when that has ended.
 
     `file` and `source` are where that node has them (0: in its arena), `target` is where they
-    go, in bytes.
+    go, in bytes; the first `arrived` of them are there already, from another node.
     """
 
     number: int
@@ -119,6 +119,7 @@ class StartPull(msgspec.Struct, frozen=True, gc=False):
     source: int
     size: int
     target: int
+    arrived: int = 0
 
 
 class CancelPull(msgspec.Struct, frozen=True, gc=False):

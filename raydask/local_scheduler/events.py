@@ -337,10 +337,11 @@ class RoomAnswered(msgspec.Struct, frozen=True, gc=False):
 
 
 class PullEnded(msgspec.Struct, frozen=True, gc=False):
-    """An object's bytes have come, or why they have not."""
+    """An object's bytes have come, or why they have not all, and how many."""
 
     number: int
     error: str
+    arrived: int = 0
 
 
 class DrainRequested(msgspec.Struct, frozen=True, gc=False):

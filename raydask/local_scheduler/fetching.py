@@ -372,9 +372,16 @@ class Fetching:
         remote = record.remote
         assert remote is not None
         fetch.placed = True
-        self._outgoing.actions.append(
-            StartPull(fetch.number, node, place.file, place.offset, remote.size, fetch.offset)
+        pull = StartPull(
+            fetch.number,
+            node,
+            place.file,
+            place.offset,
+            remote.size,
+            fetch.offset,
+            fetch.arrived,
         )
+        self._outgoing.actions.append(pull)
         followers, fetch.followers = fetch.followers, []
         for follower, number in followers:
             self._serve_part(follower, number, record, fetch)
@@ -394,8 +401,8 @@ class Fetching:
         fetch.error = f"node {node} does not have it"
         self._ask_source(record, fetch)
 
-    def pull_ended(self, number: int, error: str) -> None:
-        """Take in an object that has come, or ask another source."""
+    def pull_ended(self, number: int, error: str, arrived: int) -> None:
+        """Take in an object that has come, or ask another source for the rest."""
         remnant = self._remnants.get(number)
         if remnant is not None:
             remnant.is_written = False
@@ -412,6 +419,7 @@ class Fetching:
         if error:
             # Whoever reads along is cut off, and will ask others; or he has yet to begin.
             fetch.error = error
+            fetch.arrived = arrived
             fetch.tried[fetch.source] = fetch.tried.get(fetch.source, 0) + 1
             self._ask_source(record, fetch)
             return

@@ -330,7 +330,13 @@ class NodeLinks:
     def start_pull(self, action: StartPull) -> None:
         """Begin to fetch an object's bytes."""
         self.puller.pull(
-            action.number, action.node, action.file, action.source, action.size, action.target
+            action.number,
+            action.node,
+            action.file,
+            action.source,
+            action.size,
+            action.target,
+            action.arrived,
         )
 
     def cancel_pull(self, action: CancelPull) -> None:
@@ -347,9 +353,10 @@ class NodeLinks:
             raise ConnectionError(f"node {number} is not to be reached")
         return connect_blocking(way.data, self._secret, self._client_tls)
 
-    def _pull_ended(self, number: int, error: str) -> None:
+    def _pull_ended(self, number: int, error: str, arrived: int) -> None:
         assert self._loop is not None
+        ended = events.PullEnded(number, error, arrived)
         try:
-            self._loop.call_soon_threadsafe(self._server.handle, events.PullEnded(number, error))
+            self._loop.call_soon_threadsafe(self._server.handle, ended)
         except RuntimeError:
             pass  # the loop has ended, and the node with it

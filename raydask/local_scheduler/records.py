@@ -388,6 +388,8 @@ class Fetch:
         Where in the arena it will be; negative: there is no room for it yet.
     source : int
         The node that was asked for it; 0: none.
+    arrived : int
+        Bytes that others have given before they broke off.
     asked : int
         The number with which it was asked.
     asked_at : float
@@ -405,6 +407,7 @@ class Fetch:
     """
 
     __slots__ = (
+        "arrived",
         "asked",
         "asked_at",
         "error",
@@ -423,6 +426,7 @@ class Fetch:
         self.object_id = object_id
         self.offset = -1
         self.source = 0
+        self.arrived = 0
         self.asked = 0
         self.asked_at = -1.0
         self.placed = False

@@ -568,7 +568,7 @@ class LocalScheduler:
 
     def _on_pull_ended(self, event: events.PullEnded) -> None:
         if self.between is not None:
-            self.between.fetching.pull_ended(event.number, event.error)
+            self.between.fetching.pull_ended(event.number, event.error, event.arrived)
 
     # --- leaving --------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ _FAILURES: dict[int, str] = {
     TransferStatus.REFUSED: "it has no such range",
 }
 
-OnEnd = Callable[[int, str], None]
+OnEnd = Callable[[int, str, int], None]
 
 
 class _Pull:
@@ -65,6 +65,7 @@ class _Pull:
 
     __slots__ = (
         "arrived",
+        "begun_at",
         "file",
         "node",
         "number",
@@ -77,7 +78,14 @@ class _Pull:
     )
 
     def __init__(
-        self, number: int, node: int, file: int, source_offset: int, size: int, target_offset: int
+        self,
+        number: int,
+        node: int,
+        file: int,
+        source_offset: int,
+        size: int,
+        target_offset: int,
+        arrived: int,
     ) -> None:
         self.number = number
         self.node = node
@@ -85,7 +93,7 @@ class _Pull:
         self.source_offset = source_offset
         self.size = size
         self.target_offset = target_offset
-        self.arrived = 0
+        self.arrived = self.begun_at = arrived
         self.pauses = 0
         self.stream: Stream | None = None
         """What it is being received from: only then may its place be written to."""
@@ -121,9 +129,9 @@ class Puller:
         Returns a proved data connection to a node; raises OSError.  Called in threads, and
         bounded in time.
     on_end : callable
-        ``on_end(number, error)`` is called once for each pull, in any thread, also that which
-        cancels it; `error` is empty when all bytes are there.  It must not raise.  It is not
-        called for what `close` found unfinished.
+        ``on_end(number, error, arrived)`` is called once for each pull, in any thread, also that
+        which cancels it; `error` is empty when all bytes are there, and the first `arrived` are in
+        any case.  It must not raise.  It is not called for what `close` found unfinished.
     most : int
         How many pulls are carried out at once.
     patience : float
@@ -179,6 +187,7 @@ class Puller:
         source_offset: int,
         size: int,
         target_offset: int,
+        arrived: int = 0,
     ) -> None:
         """Fetch an object soon; `on_end` says how that ended.
 
@@ -195,12 +204,14 @@ class Puller:
             Bytes; may be 0.
         target_offset : int
             Where in the arena the object goes.  The place belongs to the pull until it ends.
+        arrived : int
+            Bytes that are there already, because another pull to this place has failed after them.
         """
         if number in self._pulls or not 0 <= target_offset <= self._arena_size - size:
             raise InternalError(
                 f"pull {number}, {size} bytes to {target_offset}, cannot be; please report this bug"
             )
-        pull = _Pull(number, node, file, source_offset, size, target_offset)
+        pull = _Pull(number, node, file, source_offset, size, target_offset, arrived)
         self._partial.begin(target_offset, size)
         with self._changed:
             self._pulls[number] = pull
@@ -341,7 +352,7 @@ class Puller:
         """Fetch the object; return why that failed, empty if it did not."""
         is_sound = False
         try:
-            if pull.size and self._open(pull):
+            if pull.arrived < pull.size and self._open(pull):
                 self._receive(pull, buffer)
             is_sound = True
         except _LaterError:
@@ -374,6 +385,7 @@ class Puller:
         stream = pull.stream
         assert stream is not None
         self._partial.start(pull.target_offset)
+        self._partial.advance(pull.target_offset, pull.arrived)
         while True:
             end = min(pull.arrived + self._piece_size, pull.size)
             if end < pull.size:
@@ -434,7 +446,7 @@ class Puller:
             if not self._is_live(pull):
                 return  # it was given up before anything came, and that has been told
             del self._pulls[pull.number]
-            self.bytes_received += pull.arrived
+            self.bytes_received += pull.arrived - pull.begun_at
             error = pull.reason or error
         self._tell([pull], error)
 
@@ -443,7 +455,7 @@ class Puller:
             self._partial.end(pull.target_offset, not error)
             if not self._closing:
                 try:
-                    self._on_end(pull.number, error)
+                    self._on_end(pull.number, error, pull.arrived)
                 except Exception:
                     _log.exception("the end of a pull could not be told")
 

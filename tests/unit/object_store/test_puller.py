@@ -244,6 +244,29 @@ def test_a_pull_that_failed_can_be_made_again(make: Make) -> None:
     assert node.partial.filled(0, 1000) == 1000
 
 
+def test_another_source_is_asked_for_the_rest_alone(make: Make) -> None:
+    script = Script()
+    node = make(connect=script.connect, puller_options={"piece_size": 10})
+    node.puller.pull(1, 9, 0, 100, 25, 0)
+    with script.accept() as source:
+        assert script.asked(source) == (0, 100, 10)
+        source.sendall(OK + b"a" * 10 + OK + b"b" * 4)
+        assert script.asked(source) == (0, 110, 10)
+        wait_until_filled(node.partial, 0, 14)
+    assert node.end_of_pull()[1]
+    assert node.arrived[1] == 14
+
+    node.puller.pull(1, 8, 3, 500, 25, 0, node.arrived[1])
+    with script.accept() as source:
+        assert script.asked(source) == (3, 514, 10)
+        source.sendall(OK + b"c" * 10)
+        assert script.asked(source) == (3, 524, 1)
+        source.sendall(OK + b"d")
+        assert node.end_of_pull() == (1, "")
+    assert node.read(0, 25) == b"a" * 10 + b"b" * 4 + b"c" * 10 + b"d"
+    assert node.puller.bytes_received == 25
+
+
 @pytest.mark.expect_log("which has")
 def test_a_refused_range_is_an_error(make: Make) -> None:
     make()
@@ -290,10 +313,10 @@ def test_a_callback_that_raises_harms_nothing(make: Make) -> None:
     node = make()
     told = node.puller._on_end
 
-    def tell(number: int, error: str) -> None:
+    def tell(number: int, error: str, arrived: int) -> None:
         if number == 1:
             raise RuntimeError("the loop is closed")
-        told(number, error)
+        told(number, error, arrived)
 
     node.puller._on_end = tell
     for number in (1, 2):

@@ -50,6 +50,8 @@ class TransferNode:
         self.connections: list[int] = []
         """The nodes that it has connected to, in order."""
         self.ended: queue.Queue[tuple[int, str]] = queue.Queue()
+        self.arrived: dict[int, int] = {}
+        """By number, how many bytes had arrived when a pull ended."""
         self.server = TransferServer(
             self.backing.fd,
             self.backing.size,
@@ -62,9 +64,13 @@ class TransferNode:
             self.backing.size,
             self.partial,
             connect or self.connect,
-            lambda number, error: self.ended.put((number, error)),
+            self._on_end,
             **{"patience": SECONDS, **(puller_options or {})},
         )
+
+    def _on_end(self, number: int, error: str, arrived: int) -> None:
+        self.arrived[number] = arrived
+        self.ended.put((number, error))
 
     def connect(self, node: int) -> socket.socket:
         """Return a connection to another node's server."""
