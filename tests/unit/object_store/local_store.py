@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from raydask.errors import ObjectStoreFullError
 from raydask.ids import ObjectID
 from raydask.object_store.backing import Backing
@@ -10,7 +12,7 @@ from raydask.object_store.state import StoreState
 
 
 class LocalStore:
-    """Clients whose node is a ``StoreState`` called directly."""
+    """Clients whose node is a ``StoreState`` called directly, by one thread at a time."""
 
     def __init__(self, size: int, slab_size: int) -> None:
         self.backing = Backing.create(size)
@@ -18,6 +20,8 @@ class LocalStore:
         self.requests: list[int] = []
         self.clients: list[StoreClient] = []
         self._objects = 0
+        self._lock = threading.Lock()
+        """Held for the state, which a node's one thread has for itself."""
 
     def client(self) -> StoreClient:
         """Return a started client with a number of its own, counted from 0."""
@@ -25,7 +29,8 @@ class LocalStore:
 
         def request_region(size: int) -> int:
             self.requests.append(size)
-            offset = self.state.grant(number, size)
+            with self._lock:
+                offset = self.state.grant(number, size)
             if offset is None:
                 raise ObjectStoreFullError("no room")
             return offset
@@ -43,12 +48,13 @@ class LocalStore:
     def seal(self, client: StoreClient, reservation: Reservation) -> ObjectID:
         """Seal as the node does when the client's batch arrives."""
         number = self.clients.index(client)
-        for offset, size in client.take_retired():
-            self.state.abandon(number, offset, size)
-        self._objects += 1
-        object_id = ObjectID(self._objects.to_bytes(20, "big"))
-        self.state.seal(number, object_id, reservation.offset, reservation.size)
-        self.state.check()
+        with self._lock:
+            for offset, size in client.take_retired():
+                self.state.abandon(number, offset, size)
+            self._objects += 1
+            object_id = ObjectID(self._objects.to_bytes(20, "big"))
+            self.state.seal(number, object_id, reservation.offset, reservation.size)
+            self.state.check()
         return object_id
 
     def put(self, client: StoreClient, data: bytes) -> ObjectID:
