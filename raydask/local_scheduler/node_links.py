@@ -288,9 +288,7 @@ class NodeLinks:
 
     def _said(self, number: int, message: Any) -> None:
         if number not in self._ways:
-            early = self._early.setdefault(number, [])
-            if number not in self._dead and len(early) < _MOST_EARLY:
-                early.append(message)
+            self._keep_early(number, message)
             return
         if isinstance(message, wire.JobLines):
             self._server.show_lines(message.job, message.lines)
@@ -302,8 +300,21 @@ class NodeLinks:
             return
         self._server.handle(events.PeerSaid(number, message))
 
+    def _keep_early(self, number: int, message: Any) -> None:
+        """Keep what a node says until the global scheduler has said that there is one."""
+        if number in self._dead:
+            return
+        early = self._early.setdefault(number, [])
+        if len(early) < _MOST_EARLY:
+            early.append(message)
+            return
+        # What is lost, the other end has to know of: it finds that its link has ended.
+        _log.warning("node %d, which nobody has told of, says too much", number)
+        del self._early[number]
+        self.cut_off(number)
+
     def cut_off(self, number: int) -> None:
-        """Close the link of a node that has said what cannot be."""
+        """Close the link of a node that has said what cannot be, or more than is kept."""
         incoming = self._incoming.get(number)
         if incoming is not None:
             incoming.on_message = lambda _, message: None  # more may have come with it
