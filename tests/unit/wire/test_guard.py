@@ -20,6 +20,7 @@ from raydask.wire.authentication import AuthenticationError
 from raydask.wire.endpoint import Endpoint, endpoint_of, listen_at
 from raydask.wire.guard import GuardedServer, Strangers, connect_guarded
 from raydask.wire.tls import client_tls, server_tls
+from tests.unit.local_scheduler.test_relays import one_turn
 
 SECRET = "a secret of the cluster"
 CERTIFICATES = Path(__file__).parent / "certificates"
@@ -172,7 +173,7 @@ async def reach(endpoint: Endpoint) -> tuple[asyncio.StreamReader, asyncio.Strea
 
 async def until_there(strangers: Strangers, count: int) -> None:
     while len(strangers._there) < count:
-        await asyncio.sleep(0)
+        await one_turn()
 
 
 async def until_closed(reader: asyncio.StreamReader) -> None:
