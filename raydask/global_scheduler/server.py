@@ -46,7 +46,7 @@ from raydask.ids import NodeNumber
 from raydask.serialization import serialize_error
 from raydask.wire import messages as wire
 from raydask.wire.framing import encode
-from raydask.wire.guard import Strangers, guarded_by
+from raydask.wire.guard import GuardedServer
 from raydask.wire.handshake import judge
 from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.tls import server_tls
@@ -108,8 +108,7 @@ class GlobalSchedulerServer:
         self._holding = False
         self._encoded: tuple[object, bytes] = (None, b"")
         """What was sent last, for much goes to all nodes."""
-        self._strangers = Strangers()
-        self._network: asyncio.AbstractServer | None = None
+        self._network: GuardedServer | None = None
 
     async def start(self, path: str) -> None:
         """Listen on a unix socket that only this user can use, and start the clock."""
@@ -128,16 +127,17 @@ class GlobalSchedulerServer:
 
     async def listen(self, listener: socket.socket, secret: str, config: Config) -> None:
         """Listen on a network too, to those who know the secret."""
-        assert self._loop is not None
-        make = guarded_by(secret, lambda: self._make_protocol(from_network=True), self._strangers)
-        tls = server_tls(config)
-        self._network = await self._loop.create_server(make, sock=listener, ssl=tls)
+
+        def make_protocol() -> FrameProtocol:
+            return self._make_protocol(from_network=True)
+
+        self._network = GuardedServer(listener, secret, make_protocol, server_tls(config))
+        self._network.start()
 
     def close(self) -> None:
         """Close every connection and stop the clock."""
         if self._network is not None:
             self._network.close()
-        self._strangers.close()
         self._pipes.close()
         for task in self._joining:
             task.cancel()

@@ -61,6 +61,7 @@ class Lineage:
                 (self._of_values(result.values) for result in said.results), default=0
             ),
             wire.Values: lambda said: self._of_values(said.values),
+            wire.ReturnValues: lambda said: self._of_values(said.values),
             wire.Located: lambda said: self._of_contents(said.objects),
         }
 

@@ -33,7 +33,7 @@ from raydask.wire import messages as wire
 from raydask.wire.authentication import AuthenticationError
 from raydask.wire.blocking_guard import GuardedListener, connect_blocking
 from raydask.wire.endpoint import Endpoint, parse_endpoint
-from raydask.wire.guard import Strangers, connect_guarded, guarded_by
+from raydask.wire.guard import GuardedServer, connect_guarded
 from raydask.wire.loop_connection import FrameProtocol
 from raydask.wire.pipe import PipeEnd
 from raydask.wire.tls import client_tls, server_tls
@@ -89,9 +89,8 @@ class NodeLinks:
         self._dead: set[int] = set()
         self._early: dict[int, list[Any]] = {}
         self._incoming: dict[int, FrameProtocol] = {}
-        self._strangers = Strangers()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._listener: asyncio.AbstractServer | None = None
+        self._listener: GuardedServer | None = None
         self._data_listener: GuardedListener | None = None
         self.relays = Relays(self._number, self._connect_call, server.address_of)
         self._barrier: WriteBarrier | None = None
@@ -104,8 +103,8 @@ class NodeLinks:
         """Listen to other nodes: on `link` for messages, on `data` for who fetches objects."""
         self._loop = asyncio.get_running_loop()
         tls: ssl.SSLContext | None = server_tls(self._server.config)
-        make = guarded_by(self._secret, self._make_protocol, self._strangers)
-        self._listener = await self._loop.create_server(make, sock=link, ssl=tls)
+        self._listener = GuardedServer(link, self._secret, self._make_protocol, tls)
+        self._listener.start()
         self._data_listener = GuardedListener(data, self._secret, tls, self.transfers.serve)
         self._data_listener.start()
 
@@ -113,7 +112,6 @@ class NodeLinks:
         """Close everything, and wait for the threads."""
         if self._listener is not None:
             self._listener.close()
-        self._strangers.close()
         self.relays.close()
         if self._barrier is not None:
             self._barrier.close()
@@ -290,9 +288,7 @@ class NodeLinks:
 
     def _said(self, number: int, message: Any) -> None:
         if number not in self._ways:
-            early = self._early.setdefault(number, [])
-            if number not in self._dead and len(early) < _MOST_EARLY:
-                early.append(message)
+            self._keep_early(number, message)
             return
         if isinstance(message, wire.JobLines):
             self._server.show_lines(message.job, message.lines)
@@ -304,8 +300,21 @@ class NodeLinks:
             return
         self._server.handle(events.PeerSaid(number, message))
 
+    def _keep_early(self, number: int, message: Any) -> None:
+        """Keep what a node says until the global scheduler has said that there is one."""
+        if number in self._dead:
+            return
+        early = self._early.setdefault(number, [])
+        if len(early) < _MOST_EARLY:
+            early.append(message)
+            return
+        # What is lost, the other end has to know of: it finds that its link has ended.
+        _log.warning("node %d, which nobody has told of, says too much", number)
+        del self._early[number]
+        self.cut_off(number)
+
     def cut_off(self, number: int) -> None:
-        """Close the link of a node that has said what cannot be."""
+        """Close the link of a node that has said what cannot be, or more than is kept."""
         incoming = self._incoming.get(number)
         if incoming is not None:
             incoming.on_message = lambda _, message: None  # more may have come with it

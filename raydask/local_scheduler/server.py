@@ -57,6 +57,7 @@ from raydask.local_scheduler.memory_rounds import MemoryRounds, memory_settings
 from raydask.local_scheduler.policy import Pipeline, Resources
 from raydask.local_scheduler.requests import RequestDesk
 from raydask.local_scheduler.room import RoomSettings
+from raydask.local_scheduler.shown_lines import ShownLines
 from raydask.local_scheduler.state import Journals, LocalScheduler, Paths
 from raydask.local_scheduler.worker_logs import WorkerLog
 from raydask.local_scheduler.worker_pool import PoolSettings
@@ -135,6 +136,8 @@ class Peer:
         self.closed = False
         self.exit_cause = ""
         self.log: WorkerLog | None = None
+        self.shown: ShownLines | None = None
+        """What a driver that wants lines is shown."""
         self.outputs = 0
         """How many of its output sockets are open."""
 
@@ -386,6 +389,8 @@ class NodeServer:
         protocol.on_message = lambda _, message: self._dispatch(peer, message)
         protocol.on_lost = lambda _, error: self._peer_lost(peer)
         if hello.role == "driver":
+            if hello.log_to_driver:
+                peer.shown = ShownLines(protocol)
             self.desk.driver_joined(peer)
             self.handle(
                 events.DriverJoined(process, job, hello.namespace, hello.search_path, hello.folder)
@@ -514,8 +519,8 @@ class NodeServer:
     def show_lines(self, job: int, lines: list[wire.LogLine]) -> None:
         """Have a job's driver show what its workers have printed, if it is here."""
         for peer in self.peers.values():
-            if peer.job == job and peer.hello.role == "driver" and peer.hello.log_to_driver:
-                peer.protocol.send(wire.LogLines(lines))
+            if peer.shown is not None and peer.job == job:
+                peer.shown.show(lines)
 
     # --- what the core wants --------------------------------------------------------------
 

@@ -110,7 +110,7 @@ class WriteBarrier:
 
     def _hand_on(self) -> None:
         self._handing_on = False
-        self._writer.hand_on()
+        self._go_on()
 
     def _on_written(self) -> None:
         """In the writer thread: have the loop look at what has been written."""
@@ -120,8 +120,10 @@ class WriteBarrier:
             pass  # the loop has ended, and the node with it
 
     def _go_on(self) -> None:
-        written = self._writer.written
         self._writer.hand_on()
+        # Asked for only now: where all that was to be handed on had gone from its tables
+        # meanwhile, it counts as written, and no batch will say so.
+        written = self._writer.written
         if 0 < self._open_until <= written:
             self._open_until = 0
             _log.warning("the control state is being written again: tasks and refs wait for it")

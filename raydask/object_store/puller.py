@@ -310,14 +310,18 @@ class Puller:
     # --- threads ---------------------------------------------------------------------------
 
     def _work(self) -> None:
-        buffer = Buffer()
+        buffer: Buffer | None = None
         while (pull := self._next()) is not None:
             try:
+                if buffer is None:
+                    buffer = Buffer()  # it may fail, and then with this pull alone
                 error = self._carry_out(pull, buffer)
             except _LaterError:
                 if self._delay(pull):
                     continue
                 error = ""  # the pull has its reason
+            except (OSError, MemoryError) as raised:
+                error = f"there is no memory to receive it with: {raised}"
             except Exception as raised:
                 _log.exception("a pull met a bug")
                 error = str(raised) or type(raised).__name__

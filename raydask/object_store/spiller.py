@@ -99,12 +99,18 @@ class Spiller:
         on_done : callable
             ``on_done(file, error)`` is called in the spiller's thread, with None when the file
             is whole and with the system's error (``errno.ENOSPC`` for a full disk) when
-            nothing was written.  It must not raise.  It is not called for what `close`
-            found unfinished.
+            nothing was written; where the system has no such thread to give
+            (``errno.EAGAIN``), in that of the caller, before this returns.  It must not
+            raise.  It is not called for what `close` found unfinished.
         """
         with self._changed:
             self._writes.append((batch, on_done))
-            self._go_on()
+            error = self._go_on()
+            unwritten = list(self._writes) if error is not None else []
+            if error is not None:
+                self._writes.clear()
+        for each, tell in unwritten:
+            tell(each.file, error)
 
     def delete(self, file: int) -> None:
         """Delete a written file soon; who has it mapped keeps it."""
@@ -141,12 +147,20 @@ class Spiller:
             self._thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _go_on(self) -> None:
-        """Have the thread see what there is to do; the caller holds the lock."""
+    def _go_on(self) -> OSError | None:
+        """Have the thread see what there is to do; return why there is none.
+
+        The caller holds the lock.
+        """
         if self._thread is None and self._is_started:
-            self._thread = threading.Thread(target=self._run, name="raydask-spill", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="raydask-spill", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # limit reached, or the interpreter is ending
+                return OSError(errno.EAGAIN, f"no thread writes spill files: {error}")
+            self._thread = thread
         self._changed.notify()
+        return None
 
     def _run(self) -> None:
         while (job := self._next_job()) is not None:

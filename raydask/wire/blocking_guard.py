@@ -26,7 +26,7 @@ from raydask.wire.authentication import (
     Prover,
     ServerProver,
 )
-from raydask.wire.endpoint import Endpoint
+from raydask.wire.endpoint import Endpoint, notice_silence
 from raydask.wire.guard import PROOF_SECONDS, STRANGERS
 
 _log = logging.getLogger("raydask.wire")
@@ -70,6 +70,7 @@ def connect_blocking(
     deadline = time.monotonic() + timeout
     sock = socket.create_connection(endpoint, timeout)
     try:
+        notice_silence(sock)
         if tls is not None:
             sock.settimeout(_left(deadline))
             sock = tls.wrap_socket(sock)

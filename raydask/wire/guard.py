@@ -2,6 +2,9 @@
 
 A `Guard` is the protocol of a new connection.  When both ends have proved that they know the
 secret, it hands its transport to the protocol that the connection is for, and is done.
+
+A `GuardedServer` counts and times a connection from the moment when it is accepted, so also while
+it agrees on an encryption: a loop's own server has a protocol made, and asked, only after that.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, cast
@@ -28,6 +32,9 @@ PROOF_SECONDS = 5.0
 STRANGERS = 64
 """How many connections may be without a proof at once; others are closed."""
 
+_PAUSE = 0.1
+"""Seconds after which accepting is tried again where the system had no descriptor left."""
+
 
 class Strangers:
     """The connections of one listener that have not proved anything yet."""
@@ -41,7 +48,7 @@ class Strangers:
     def admit(self, guard: Guard) -> bool:
         """Say whether there is room for one more, and count it."""
         if len(self._there) >= self._most:
-            self.refused += 1
+            self.leave(guard, "too many others have come that proved nothing either")
             return False
         self._there.add(guard)
         return True
@@ -50,14 +57,13 @@ class Strangers:
         """Note that one has proved itself, or has been closed for a reason."""
         self._there.discard(guard)
         if reason:
-            self.refused += 1
-            if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
-                _log.warning(
-                    "a connection from %s is closed: %s (%d so far)",
-                    guard.peer,
-                    reason,
-                    self.refused,
-                )
+            self.count(f"a connection from {guard.peer} is closed: {reason}")
+
+    def count(self, what: str) -> None:
+        """Note that there is one less."""
+        self.refused += 1
+        if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+            _log.warning("%s (%d so far)", what, self.refused)
 
     def close(self) -> None:
         """Close all."""
@@ -75,8 +81,8 @@ class Guard(asyncio.Protocol):
         Returns the protocol that follows.
     on_end : callable
         Called once with this guard and why the connection is closed, empty if it is not.
-    strangers : Strangers, optional
-        Of the listener that accepted it.
+    deadline : float, optional
+        On the loop's clock; by default `PROOF_SECONDS` from when the connection is made.
     """
 
     def __init__(
@@ -84,12 +90,12 @@ class Guard(asyncio.Protocol):
         prover: Prover,
         make_protocol: Callable[[], asyncio.Protocol],
         on_end: Callable[[Guard, str], None],
-        strangers: Strangers | None = None,
+        deadline: float | None = None,
     ) -> None:
         self._prover = prover
         self._make_protocol = make_protocol
         self._on_end = on_end
-        self._strangers = strangers
+        self._deadline = deadline
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.protocol: asyncio.Protocol | None = None
@@ -99,12 +105,9 @@ class Guard(asyncio.Protocol):
         """Begin the exchange."""
         self._transport = cast(asyncio.Transport, transport)
         self.peer = str(transport.get_extra_info("peername"))
-        if self._strangers is not None and not self._strangers.admit(self):
-            self._transport = None
-            transport.abort()  # type: ignore[attr-defined]  # a stream's has it
-            return
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(PROOF_SECONDS, self._end, "it proved nothing in time")
+        deadline = self._deadline if self._deadline is not None else loop.time() + PROOF_SECONDS
+        self._timer = loop.call_at(deadline, self._end, "it proved nothing in time")
         begin = self._prover.begin()
         if begin:
             self._transport.write(begin)
@@ -154,13 +157,103 @@ class Guard(asyncio.Protocol):
         self._on_end(self, reason)
 
 
-def guarded_by(
-    secret: str, make_protocol: Callable[[], asyncio.Protocol], strangers: Strangers
-) -> Callable[[], Guard]:
-    """Return what makes the protocol of each connection that a listener accepts."""
-    return lambda: Guard(
-        ServerProver(secret, os.urandom(NONCE_SIZE)), make_protocol, strangers.leave, strangers
-    )
+class GuardedServer:
+    """Accepts connections, and lets those in that prove to know the secret.
+
+    Parameters
+    ----------
+    listener : socket.socket
+        It listens already, and is this object's from here on.
+    secret : str
+    make_protocol : callable
+        Returns the protocol that follows the proof.
+    tls : ssl.SSLContext, optional
+    strangers : Strangers, optional
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        secret: str,
+        make_protocol: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext | None = None,
+        strangers: Strangers | None = None,
+    ) -> None:
+        self._listener = listener
+        self._secret = secret
+        self._make_protocol = make_protocol
+        self._tls = tls
+        self._strangers = strangers or Strangers()
+        self._arriving: dict[asyncio.Task[None], socket.socket] = {}
+        """Those for which there is no transport yet, and whose protocol knows nothing of them."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pause: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to accept, in the loop that runs."""
+        self._loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        self._go_on()
+
+    def close(self) -> None:
+        """Accept no more, and close what has not proved itself.  A second call does nothing."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            if self._pause is None:
+                loop.remove_reader(self._listener)
+            else:
+                self._pause.cancel()
+        self._listener.close()
+        for task in self._arriving:
+            task.cancel()
+        self._strangers.close()
+
+    def _go_on(self) -> None:
+        assert self._loop is not None
+        self._pause = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        assert self._loop is not None
+        try:
+            sock, address = self._listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return  # it has gone again, or another process has it
+        except OSError as error:
+            self._loop.remove_reader(self._listener)
+            self._pause = self._loop.call_later(_PAUSE, self._go_on)
+            self._strangers.count(f"a connection is not accepted: {error}")
+            return
+        guard = Guard(
+            ServerProver(self._secret, os.urandom(NONCE_SIZE)),
+            self._make_protocol,
+            self._strangers.leave,
+            self._loop.time() + PROOF_SECONDS,
+        )
+        guard.peer = str(address)
+        if not self._strangers.admit(guard):
+            sock.close()
+            return
+        sock.setblocking(False)
+        task = self._loop.create_task(self._let_in(guard, sock, self._loop))
+        self._arriving[task] = sock
+        task.add_done_callback(self._arrived)
+
+    async def _let_in(
+        self, guard: Guard, sock: socket.socket, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        seconds = PROOF_SECONDS if self._tls is not None else None
+        try:
+            await loop.connect_accepted_socket(
+                lambda: guard, sock, ssl=self._tls, ssl_handshake_timeout=seconds
+            )
+        except OSError as error:
+            self._strangers.leave(guard, str(error) or type(error).__name__)
+
+    def _arrived(self, task: asyncio.Task[None]) -> None:
+        sock = self._arriving.pop(task)
+        if task.cancelled():
+            sock.close()  # no transport has it if the task had not begun
 
 
 async def connect_guarded(
@@ -188,10 +281,12 @@ async def connect_guarded(
     guard = Guard(ClientProver(secret, os.urandom(NONCE_SIZE)), make_protocol, on_end)
     connecting = loop.create_connection(lambda: guard, endpoint.host, endpoint.port, ssl=tls)
     transport, _ = await asyncio.wait_for(connecting, PROOF_SECONDS)
+    sock = transport.get_extra_info("socket")
     try:
-        notice_silence(transport.get_extra_info("socket"))
+        if sock is not None:
+            notice_silence(sock)
     except OSError:
-        pass  # it has ended already, and says why in a moment
+        pass  # it has ended already, as where there is no socket, and says why in a moment
     try:
         reason = await ended
     except asyncio.CancelledError:

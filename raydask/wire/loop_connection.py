@@ -77,6 +77,9 @@ class FrameProtocol(asyncio.Protocol):
         self._raw: OutputProtocol | None = None
         self._successor: asyncio.Protocol | None = None
         self._greeted = False
+        self._on_room: Callable[[], None] | None = None
+        self.is_full = False
+        """Whether more waits to be read by the other end than `limit_waiting` has said."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note the transport."""
@@ -125,6 +128,25 @@ class FrameProtocol(asyncio.Protocol):
             self._raw.end()
         if self.on_lost is not None:
             self.on_lost(self, error)
+
+    def limit_waiting(self, most: int, on_room: Callable[[], None]) -> None:
+        """Have `is_full` say whether more than `most` bytes wait; nothing is refused.
+
+        `on_room` is called when of so much no more than a quarter is left.
+        """
+        self._on_room = on_room
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=most)
+
+    def pause_writing(self) -> None:
+        """Note that much waits to be read by the other end."""
+        self.is_full = True
+
+    def resume_writing(self) -> None:
+        """Note that most of it has been read."""
+        self.is_full = False
+        if self._on_room is not None:
+            self._on_room()
 
     def send(self, message: object) -> None:
         """Send a message, together with the others of this turn."""

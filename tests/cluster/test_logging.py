@@ -115,3 +115,33 @@ def test_odd_lines_do_no_harm(text: str, capfd: pytest.CaptureFixture[str]) -> N
     with raydask.init(num_cpus=1):
         raydask.get(raydask.remote(print).remote(text))
     assert "pid=" in capfd.readouterr().out
+
+
+STOPPED = """
+import os, signal, sys
+import raydask
+
+raydask.init(num_cpus=1)
+
+@raydask.remote
+def speak(driver):
+    os.kill(driver, signal.SIGSTOP)
+    try:
+        for number in range(40_000):
+            sys.stdout.write(f"{number:>999}\\n")
+        sys.stdout.flush()
+    finally:
+        os.kill(driver, signal.SIGCONT)
+
+raydask.get(speak.remote(os.getpid()))
+raydask.shutdown()
+"""
+
+
+def test_a_driver_that_was_stopped_is_told_how_many_lines_it_is_not_shown() -> None:
+    code, out, err = run_driver(STOPPED)
+    assert code == 0, err
+    found = re.search(r"^raydask: (\d+) lines that workers have printed are not shown", err, re.M)
+    assert found, err
+    assert len(out.splitlines()) + int(found[1]) == 40_000
+    assert len(out) > 16 << 20

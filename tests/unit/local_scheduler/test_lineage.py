@@ -120,6 +120,16 @@ def test_results_of_guests_take_along_the_refs_in_them_and_not_themselves() -> N
     assert asked.of(message) == {inner, FUNCTION}
 
 
+def test_what_an_actor_made_for_another_node_takes_along_the_refs_in_it() -> None:
+    node = Node()
+    inner = node.submit()
+    foreign = TaskID(b"\0\0\0\2" + bytes(12))
+    value = ObjectValue(result_of(foreign), 0, b"x", nested=[result_of(inner)])
+    asked = Asked(node)
+
+    assert asked.of(wire.ReturnValues(1, [value])) == {inner, FUNCTION}
+
+
 def test_other_messages_depend_on_nothing() -> None:
     node = Node()
     task = node.submit()

@@ -80,6 +80,10 @@ class Sender:
         self.said.append((node, message))
         self._changed.set()
 
+    def forget(self, *numbers: int) -> None:
+        for number in numbers:
+            self.jobs.forget(number)
+
     def mark(self, *numbers: int) -> None:
         for number in numbers:
             self.jobs.put(number, FixedDocument(b"x"))
@@ -181,6 +185,40 @@ def test_nothing_is_said_to_a_node_that_is_forgotten() -> None:
         sender.store.gate.set()
         await sender.until(lambda: bool(sender.said))
         assert sender.said == [(8, [2])]
+        sender.close()
+
+    asyncio.run(scenario())
+
+
+def test_entries_that_go_before_they_are_written_keep_nothing_back() -> None:
+    async def scenario() -> None:
+        sender = Sender()
+        sender.store.gate.set()
+        sender.mark(1)
+        sender.barrier.send(7, [1])
+        sender.barrier.send(7, [])
+        sender.forget(1)
+        sender.server.values["job:1"] = b""  # for `_say`, which looks for it
+        await next_turn()
+        assert sender.said == [(7, [1]), (7, [])]
+        assert sender.store.writes == 0, "there was nothing to write"
+        sender.close()
+
+    asyncio.run(scenario())
+
+
+def test_entries_that_go_while_a_batch_is_in_flight_keep_nothing_back() -> None:
+    async def scenario() -> None:
+        sender = Sender()
+        sender.mark(1, 2)
+        sender.barrier.send(7, [1])
+        await next_turn()  # in which it is handed on
+        sender.barrier.send(8, [2])
+        sender.forget(2)
+        sender.server.values["job:2"] = b""
+        sender.store.gate.set()
+        await sender.until(lambda: len(sender.said) == 2)
+        assert sender.store.writes == 1
         sender.close()
 
     asyncio.run(scenario())

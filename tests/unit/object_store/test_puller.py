@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import socket
@@ -14,7 +15,9 @@ import pytest
 
 from raydask.config import Config
 from raydask.errors import InternalError
+from raydask.object_store import puller
 from raydask.object_store.partial_objects import NotFilledError, PartialObjects
+from raydask.object_store.streams import Buffer
 from raydask.object_store.transfer import TransferStatus
 from raydask.wire.blocking_guard import GuardedListener, connect_blocking
 from raydask.wire.endpoint import Endpoint, endpoint_of, listen_at
@@ -174,6 +177,27 @@ def test_encrypted_connections_end_as_well(make: Make, over_loopback: Listen, mo
         node.puller.pull(1, 0, 0, 0, MIB, 0)
         node.puller.cancel(1)
         assert node.end_of_pull() == (1, "cancelled")
+
+
+def test_a_pull_fails_that_finds_no_memory_to_receive_with_and_the_next_does_not(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+    def new_buffer() -> Buffer:
+        if refusals:
+            raise refusals.pop()
+        return Buffer()
+
+    monkeypatch.setattr(puller, "Buffer", new_buffer)
+    source, node = make(), make(puller_options={"most": 1})
+    source.fill(0, b"x" * MIB)
+    node.puller.pull(1, 0, 0, 0, MIB, 0)
+    number, error = node.end_of_pull()
+    assert number == 1 and "Cannot allocate memory" in error
+    node.puller.pull(2, 0, 0, 0, MIB, 0)
+    assert node.end_of_pull() == (2, "")
+    assert node.read(0, MIB) == b"x" * MIB
 
 
 def test_a_node_that_is_pulling_passes_on_what_it_has(make: Make) -> None:

@@ -8,6 +8,7 @@ import queue
 import resource
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,20 @@ def test_neighbours_in_the_arena_are_copied_at_once(
         (9, 1),
         (8, 1),
     ]
+
+
+def test_without_a_thread_a_write_fails_and_a_later_one_does_not(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_to_start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse_to_start)
+        file, error = disk.write(disk.batch((0, 100)))
+    assert file == 1 and error is not None and error.errno == errno.EAGAIN
+    assert disk.write(disk.batch((0, 100))) == (2, None)
+    assert disk.names() == ["2.spill"]
 
 
 def test_the_folder_is_this_users_alone_and_goes_with_the_spiller(disk: Disk) -> None:

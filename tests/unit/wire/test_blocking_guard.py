@@ -110,6 +110,15 @@ def test_those_who_know_the_secret_talk(config: Config) -> None:
         assert there.guarded.refused == 0
 
 
+@pytest.mark.parametrize("config", [Config(), tls_of("node")], ids=["plain", "TLS"])
+def test_the_kernel_notices_on_both_ends_when_a_machine_vanishes(config: Config) -> None:
+    with door(config) as there:
+        client, server = there.enter(config)
+        with client, server:
+            for sock in (client, server):
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
 def test_what_follows_the_proof_in_one_piece_is_not_lost() -> None:
     with door() as there, there.reach() as client:
         prover = ClientProver(SECRET, bytes(32))
