@@ -16,6 +16,8 @@ from raydask.compat.dask.ordering import run_order
 from raydask.graph import Output
 from raydask.testing.workloads import Duration, Workload
 
+_TASKS_OF_BLOCK = 4.33
+"""Of a sum of an array and its transpose, the way to the sum included."""
 _TASKS_OF_PARTITION = 100
 """Each of the three stages that thousands of partitions need splits every one into 32."""
 
@@ -24,7 +26,7 @@ def array_sum(tasks: int, duration: Duration, size: int) -> Workload:
     """Return ``(x + x.T).sum()`` of an array in as many blocks as make so many tasks."""
     import dask.array as da
 
-    side = max(2, int((tasks / 2.5) ** 0.5))
+    side = max(2, int((tasks / _TASKS_OF_BLOCK) ** 0.5))
     x = da.ones((side * 10, side * 10), chunks=(10, 10))
     return _workload((x + x.T).sum(), duration, size)
 
