@@ -104,10 +104,13 @@ class Guard(asyncio.Protocol):
             transport.abort()  # type: ignore[attr-defined]  # a stream's has it
             return
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(PROOF_SECONDS, self._end, "it proved nothing in time")
+        self._timer = loop.call_later(PROOF_SECONDS, self._is_late)
         begin = self._prover.begin()
         if begin:
             self._transport.write(begin)
+
+    def _is_late(self) -> None:
+        self._end(str(self._prover.if_silent() or "it proved nothing in time"))
 
     def data_received(self, data: bytes) -> None:
         """Go on with the exchange."""
