@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -259,7 +260,7 @@ def test_a_stop_where_nothing_is_hosted_logs_nothing(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     stop(client)
-    assert not caplog.records
+    assert not [each for each in caplog.records if each.levelno > logging.INFO]
 
 
 # --- RaydaskCluster -------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def test_a_launch_that_ends_at_once_says_so(launch: tuple[str, ...], message: st
 
 
 def test_a_node_that_is_not_up_in_time_is_ended() -> None:
-    process = NodeProcess([], "secret", drain_seconds=None, launch=("sh", "-c", "sleep 60"))
+    process = NodeProcess([], "secret", drain_seconds=None, launch=("sh", "-c", "read end"))
     with pytest.raises(StartError, match=r"it was not up after 0\.2 s"):
         process.start(0.2)
 
