@@ -13,7 +13,8 @@ from distributed.core import Status, rpc
 from distributed.deploy.spec import ProcessInterface
 
 from raydask.compat.distributed.head import Head
-from raydask.compat.distributed.node_process import NodeProcess
+from raydask.compat.distributed.node_process import NodeProcess, check_seconds
+from raydask.errors import UsageError
 
 _START_SECONDS = 60.0
 _METRICS = {
@@ -160,6 +161,13 @@ class RaydaskCluster(SpecCluster):  # type: ignore[misc]  # distributed has no t
     **cluster
         Others of ``SpecCluster``: ``asynchronous``, ``loop``, ``name``, ``silence_logs``.
 
+    Raises
+    ------
+    UsageError
+        An argument makes no sense.
+    StartError
+        The head or a node could not be started; all that had been started is gone again.
+
     Attributes
     ----------
     address : str
@@ -179,6 +187,8 @@ class RaydaskCluster(SpecCluster):  # type: ignore[misc]  # distributed has no t
         launch: Sequence[str] = (),
         **cluster: Any,
     ) -> None:
+        _check_count("n_nodes", n_nodes)
+        check_seconds("drain_seconds", drain_seconds)
         store = ["--object-store-memory", str(object_store_memory)] if object_store_memory else []
         head = ["--head", "--host", host, "--num-cpus", str(head_cpus), *store]
         node = {
@@ -199,8 +209,24 @@ class RaydaskCluster(SpecCluster):  # type: ignore[misc]  # distributed has no t
             self.close()  # its loop, if nothing else
             raise
 
+    def scale(self, n: int = 0, memory: int | str | None = None, cores: int | None = None) -> Any:
+        """Have so many nodes, or as many as have so much memory or so many CPUs together.
+
+        Raises
+        ------
+        UsageError
+            There cannot be so many.
+        """
+        _check_count("n", n)
+        return super().scale(n, memory=memory, cores=cores)
+
     @property
     def address(self) -> str:
         """Where programs join, HOST:PORT; empty until it is up."""
         running = getattr(self.scheduler, "running", None)
         return "" if running is None else running.address
+
+
+def _check_count(name: str, count: Any) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise UsageError(f"{name} must be a whole number that is not negative, not {count!r}")

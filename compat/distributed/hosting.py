@@ -13,7 +13,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from raydask.compat.distributed import plugins
-from raydask.compat.distributed.node_process import NodeProcess, RunningNode
+from raydask.compat.distributed.node_process import NodeProcess, RunningNode, check_seconds
 from raydask.compat.distributed.plugins import NodePlugin, Settings
 from raydask.errors import ClusterUnavailableError, UsageError
 from raydask.util import cluster_status
@@ -64,11 +64,13 @@ def start(
     StartError
         A node could not be started; all that had been started is gone again.
     UsageError
-        The client is an asynchronous one.
+        The client is none, or an asynchronous one, or the seconds are none.
     OSError
         `per_host` on another system than Linux.
     """
     _check(client)
+    check_seconds("drain_seconds", drain_seconds)
+    check_seconds("start_timeout", start_timeout)
     settings = Settings(
         secrets.token_hex(16), object_store_memory, drain_seconds, start_timeout, per_host
     )
@@ -92,6 +94,8 @@ def stop(client: Client) -> None:
         Of the Dask cluster, which goes on.
     """
     _check(client)
+    if not client.run_on_scheduler(plugins.hosts):
+        return  # distributed would log an error for each plugin that is not there
     try:
         client.unregister_worker_plugin(plugins.NODE_NAME)
     except ValueError:
@@ -103,6 +107,10 @@ def stop(client: Client) -> None:
 
 
 def _check(client: Any) -> None:
+    from distributed import Client
+
+    if not isinstance(client, Client):
+        raise UsageError(f"client is a distributed.Client, not {client!r}")
     if client.asynchronous:
         raise UsageError("raydask.compat.distributed wants a Client that is not asynchronous")
 

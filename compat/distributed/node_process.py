@@ -7,6 +7,7 @@ finishes what it runs and hands over what it keeps, for which it may outlive its
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import subprocess
@@ -14,12 +15,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from raydask.errors import StartError
+from raydask.errors import StartError, UsageError
 
+_EXIT_SECONDS = 1.0
+"""How long a process that has closed its output may take to end."""
 _END_SECONDS = 15.0
 """How much longer than it is given a node may take to leave."""
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Refuse what are no seconds, before anything is started with them.
+
+    Raises
+    ------
+    UsageError
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise UsageError(f"{name} must be a number of seconds that is not negative, not {value!r}")
 
 
 class RunningNode(NamedTuple):
@@ -88,43 +102,53 @@ class NodeProcess:
             It is not up; nothing of it is left.
         """
         with tempfile.TemporaryFile() as errors:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, **self._environment},
-                # What ends its parent's process group shall not end it: it leaves by itself.
-                start_new_session=True,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env={**os.environ, **self._environment},
+                    # What ends its parent's process group shall not end it: it leaves by itself.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise StartError(f"a raydask node could not be started: {error}") from error
             line = self._read_line(time.monotonic() + timeout)
-            if line.endswith(b"\n"):
+            if line is not None and line.endswith(b"\n"):
                 return RunningNode(**json.loads(line))
-            is_late = self._process.poll() is None and not line
-            self._end_at_once()
+            code = self._end_at_once(_EXIT_SECONDS if line is not None else 0.0)
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip()
-        late = f"it was not up after {timeout:g} s" if is_late else "it ended"
-        raise StartError(f"a raydask node could not be started: {said or late}")
+        late = f"it was not up after {timeout:g} s"
+        cause = said or (late if line is None else f"it ended with exit code {code}")
+        raise StartError(f"a raydask node could not be started: {cause}")
 
-    def _read_line(self, deadline: float) -> bytes:
+    def _read_line(self, deadline: float) -> bytes | None:
+        """Return what it says first, without the line's end if it says no more; None: too late."""
         assert self._process is not None and self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         line = b""
         while not line.endswith(b"\n"):
             left = max(0.0, deadline - time.monotonic())
             if not select.select([descriptor], [], [], left)[0]:
-                break
+                return None
             piece = os.read(descriptor, 65536)
             if not piece:
                 break
             line += piece
         return line
 
-    def _end_at_once(self) -> None:
-        if self._process is not None:
-            self._process.kill()  # with it ends the pipe that the node lives by
-            self._finish()
+    def _end_at_once(self, patience: float) -> int | None:
+        """End it, unless it ends by itself in so many seconds; return its exit code."""
+        process = self._process
+        assert process is not None
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()  # with it ends the pipe that the node lives by
+        self._finish()
+        return process.returncode
 
     def wait(self) -> None:
         """Wait until the node has ended, for whatever reason."""

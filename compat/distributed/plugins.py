@@ -131,6 +131,11 @@ async def address_of_head(dask_scheduler: Any = None) -> str:
     return "" if plugin is None else (await plugin.running(dask_scheduler)).address
 
 
+def hosts(dask_scheduler: Any = None) -> bool:
+    """Say whether a Dask cluster hosts raydask, or part of that.  Runs in Dask's scheduler."""
+    return HEAD_NAME in dask_scheduler.plugins or NODE_NAME in dask_scheduler.worker_plugins
+
+
 async def end_head(dask_scheduler: Any = None) -> None:
     """End the head in Dask's scheduler, if there is one.  Runs in Dask's scheduler."""
     plugin = dask_scheduler.plugins.get(HEAD_NAME)

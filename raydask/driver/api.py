@@ -262,7 +262,7 @@ def get(
     keys : optional
         The graph's keys, as Dask passes them to a scheduler.
     timeout : float, optional
-        Seconds to wait; None waits for as long as it takes.
+        Seconds to wait; None waits for as long as it takes.  Only for refs.
     copy : bool
         Whether to read through memory of this process's own.  Arrays and frames are then plain
         copies: writable, independent of each other and of the object store, which may reuse,
@@ -283,6 +283,8 @@ def get(
         A task raised; the error is an instance of the exception's own type as well.
     GetTimeoutError
         Not all values came in time.
+    UsageError
+        This process has no session, or what is given are no refs.
     RaydaskError
         A worker, an actor or an object was lost; the message says what happened.
     """
@@ -291,6 +293,8 @@ def get(
             raise UsageError(
                 "copy=True is for get(refs); the results of a Dask graph can be written without it"
             )
+        if timeout is not None:
+            raise UsageError("timeout is for get(refs); a Dask graph is waited for until its end")
         from raydask.compat.dask import get as get_graph
 
         return get_graph(refs, keys, **kwargs)
@@ -466,9 +470,9 @@ def nodes() -> list[dict[str, Any]]:
         available, the bytes of its object store and how many are used, the number of tasks
         and objects that it knows, of tasks that are queued for its resources and of those that
         no node can run, of workers and drivers, the bytes of objects that it has sent to others,
-        the folder of its session and the versions that it runs.  Of other nodes
-        than the one that this process is connected to it is what they last reported, once a
-        second.
+        the folder of its session, the versions that it runs and its labels: the attributes of
+        `raydask.util.NodeStatus`.  Of other nodes than the one that this process is connected to
+        it is what they last reported, once a second.
     """
     return current_session().request("nodes", None, list[dict[str, Any]])
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from raydask.config import SessionOptions, from_environment
+from raydask.driver.amounts import CPU, GPU, MEMORY, amount, custom_amounts
 from raydask.errors import ClusterUnavailableError, StartError, UsageError
 from raydask.session_folder import (
     ENDPOINT,
@@ -40,6 +41,15 @@ from raydask.wire.messages import Hello, Welcome
 _log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0
+_REMEDIES = {
+    CPU: "num_cpus",
+    GPU: "num_gpus",
+    MEMORY: "RAYDASK_MEMORY_LIMIT, of which a node offers a share",
+}
+"""What gives a node those resources that ``resources`` cannot."""
+_JOIN = (
+    "a program joins through a node of its own machine: start one with `raydask start --address {}`"
+)
 _SECRET = re.compile(r"[\w\-+/=.]{16,256}", re.ASCII)
 
 
@@ -101,15 +111,11 @@ def session_options(
     StartError
         The folder cannot be made.
     """
-    amounts: dict[str, Any] = {
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "object_store_memory": object_store_memory,
-        **(resources or {}),
-    }
-    for name, amount in amounts.items():
-        if amount is not None and (not isinstance(amount, (int, float)) or amount < 0):
-            raise UsageError(f"{name} must be a number that is not negative, not {amount!r}")
+    cpus = None if num_cpus is None else amount("num_cpus", num_cpus)
+    gpus = None if num_gpus is None else amount("num_gpus", num_gpus)
+    custom = custom_amounts(resources, _REMEDIES)
+    store = _bytes_of_store(object_store_memory)
+    _check_labels(labels)
     if not isinstance(num_redis_shards, int) or not 1 <= num_redis_shards <= 64:
         raise UsageError(f"num_redis_shards must be from 1 to 64, not {num_redis_shards!r}")
     config = from_environment()
@@ -122,13 +128,13 @@ def session_options(
     secret = network.secret or _secret_for(network)
     return SessionOptions(
         folder=str(new_session_folder()),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        resources={str(name): float(amount) for name, amount in (resources or {}).items()},
-        object_store_memory=object_store_memory,
+        num_cpus=cpus,
+        num_gpus=gpus,
+        resources=custom,
+        object_store_memory=store,
         num_redis_shards=num_redis_shards,
         config=config,
-        labels={str(name): str(value) for name, value in (labels or {}).items()},
+        labels=dict(labels or {}),
         detached=network.detached,
         by_command=network.by_command,
         head="" if network.head is None else str(network.head),
@@ -140,6 +146,23 @@ def session_options(
         redis_address=redis_address,
         redis_password=password,
     )
+
+
+def _bytes_of_store(value: Any) -> int | None:
+    if value is None:
+        return None
+    given = amount("object_store_memory", value)
+    if not given.is_integer():
+        raise UsageError(f"object_store_memory must be a whole number of bytes, not {value!r}")
+    return int(value)
+
+
+def _check_labels(labels: Any) -> None:
+    if not isinstance(labels, Mapping | None):
+        raise UsageError(f"labels must be a dict of strings to strings, not {labels!r}")
+    for name, value in (labels or {}).items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise UsageError(f"labels and their values are strings, unlike {name!r}: {value!r}")
 
 
 def _secret_for(network: Network) -> str:
@@ -307,7 +330,7 @@ class Supervised:
         self._process = None
 
 
-def find_address(address: str) -> str:
+def find_address(address: str, remedy: str = _JOIN) -> str:
     """Return the folder of the session that `address` means.
 
     Parameters
@@ -315,6 +338,8 @@ def find_address(address: str) -> str:
     address : str
         ``"auto"`` for this user's latest session, a session's folder, or HOST:PORT of its
         cluster.
+    remedy : str
+        What to do if it is HOST:PORT of a cluster without a node here, with ``{}`` for it.
 
     Raises
     ------
@@ -322,7 +347,7 @@ def find_address(address: str) -> str:
         There is none.
     """
     if looks_like_endpoint(address):
-        return _find_local_node(parse_endpoint(address))
+        return _find_local_node(parse_endpoint(address), remedy)
     folder = Path(address)
     if address == "auto":
         running = running_sessions()
@@ -335,19 +360,20 @@ def find_address(address: str) -> str:
         return str(running[0])
     if not is_running(folder):
         raise ClusterUnavailableError(
-            f"{address!r} is not the folder of a running session; raydask.init() returns it as "
-            '"address"'
+            f"{address!r} is not the folder of a running session, which raydask.init() returns as "
+            '"address"; besides, an address can be "auto", for the latest session of this user on '
+            "this machine, or HOST:PORT of a cluster"
         )
     return str(folder)
 
 
-def _find_local_node(endpoint: Endpoint) -> str:
+def _find_local_node(endpoint: Endpoint, remedy: str) -> str:
     sessions = sessions_of_cluster(endpoint)
     if sessions:
         return str(sessions[0])
     raise ClusterUnavailableError(
-        f"no node of a cluster at {endpoint} runs on this machine for this user; a program joins "
-        f"through a node of its own machine: start one with `raydask start --address {endpoint}`"
+        f"no node of a cluster at {endpoint} runs on this machine for this user; "
+        + remedy.format(endpoint)
     )
 
 

@@ -30,15 +30,32 @@ _SHOWN = 5
 _UNITS = ("B", "kB", "MB", "GB")
 
 
-def as_text(report: MemoryReport) -> str:
-    """Return the report without colours."""
+def as_text(report: MemoryReport, *, nodes: int = 1) -> str:
+    """Return the report without colours; see `print_report`."""
     text = io.StringIO()
-    print_report(Console(file=text, width=PLAIN_WIDTH, color_system=None), report)
+    print_report(Console(file=text, width=PLAIN_WIDTH, color_system=None), report, nodes=nodes)
     return text.getvalue()
 
 
-def print_report(console: Console, report: MemoryReport) -> None:
-    """Print, for each node, its totals, its processes and its objects."""
+def print_report(console: Console, report: MemoryReport, *, nodes: int = 1) -> None:
+    """Print, for each node, its totals, its processes and its objects.
+
+    Parameters
+    ----------
+    console : Console
+    report : MemoryReport
+    nodes : int
+        How many the cluster has.
+    """
+    if nodes > len(report.nodes):
+        shown = _count(len(report.nodes), "node")
+        console.print(
+            Text(
+                f"{shown} of the {nodes} of its cluster; the others tell of their memory on their "
+                "own machines"
+            ),
+            soft_wrap=True,
+        )
     for node in report.nodes:
         for line in _totals(node):
             console.print(Text(line), soft_wrap=True)

@@ -6,15 +6,14 @@ import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raydask.driver.amounts import CPU, GPU, MEMORY, amount, custom_amounts, named_amounts
 from raydask.errors import UsageError
 from raydask.ids import FunctionID
 from raydask.pickling import code_dumps
-from raydask.placement import Strategy, is_of_group
+from raydask.placement import Strategy
 from raydask.task import RESOURCE_UNIT, ActorOptions, TaskKind, TaskTemplate
 
-CPU = "CPU"
-GPU = "GPU"
-MEMORY = "memory"
+_REMEDIES = dict.fromkeys((CPU, GPU, MEMORY), "num_cpus, num_gpus or memory")
 
 _COMMON = (
     "num_cpus",
@@ -62,9 +61,7 @@ def _number(options: Mapping[str, Any], name: str, default: float) -> float:
     value = options.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise UsageError(f"{name} must be a number that is not negative, not {value!r}")
-    return float(value)
+    return amount(name, value)
 
 
 def _count(options: Mapping[str, Any], name: str, default: int, least: int) -> int:
@@ -78,27 +75,17 @@ def _count(options: Mapping[str, Any], name: str, default: int, least: int) -> i
 
 def resources_of(options: Mapping[str, Any], default_cpus: float) -> dict[str, int]:
     """Return what the options ask for, in steps of 1 / ``RESOURCE_UNIT``."""
-    named = options.get("resources") or {}
-    if not isinstance(named, Mapping):
-        raise UsageError(f"resources must be a dict of names to amounts, not {named!r}")
-    wanted = {CPU: _number(options, "num_cpus", default_cpus)}
-    wanted[GPU] = _number(options, "num_gpus", 0)
-    wanted[MEMORY] = _number(options, "memory", 0)
-    for name, amount in named.items():
-        if name in (CPU, GPU, MEMORY):
-            raise UsageError(f"give {name} by num_cpus, num_gpus or memory, not in resources")
-        wanted[str(name)] = _number({name: amount}, name, 0)
+    wanted = {
+        CPU: _number(options, "num_cpus", default_cpus),
+        GPU: _number(options, "num_gpus", 0),
+        MEMORY: _number(options, "memory", 0),
+        **custom_amounts(options.get("resources"), _REMEDIES),
+    }
     return _in_steps(wanted)
 
 
 def _in_steps(wanted: Mapping[str, float]) -> dict[str, int]:
-    for name in wanted:
-        if is_of_group(name):
-            raise UsageError(
-                f"the resource {name!r} is called as those of placement groups are; "
-                "PlacementGroupSchedulingStrategy uses them"
-            )
-    return {name: round(amount * RESOURCE_UNIT) for name, amount in wanted.items() if amount}
+    return {name: round(each * RESOURCE_UNIT) for name, each in wanted.items() if each}
 
 
 def bundle_of(amounts: Any) -> dict[str, int]:
@@ -109,9 +96,7 @@ def bundle_of(amounts: Any) -> dict[str, int]:
     UsageError
         It is no mapping of names to amounts, or reserves nothing.
     """
-    if not isinstance(amounts, Mapping):
-        raise UsageError(f"a bundle is a dict of resources to amounts, not {amounts!r}")
-    bundle = _in_steps({str(name): _number(amounts, name, 0) for name in amounts})
+    bundle = _in_steps(named_amounts(amounts, "a bundle is"))
     if not bundle:
         raise UsageError(f"a bundle reserves something, unlike {amounts!r}")
     return bundle

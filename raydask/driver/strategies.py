@@ -151,6 +151,18 @@ class PlacementGroupSchedulingStrategy(SchedulingStrategy):
     def __init__(
         self, placement_group: PlacementGroup, placement_group_bundle_index: int = ANY_BUNDLE
     ) -> None:
+        from raydask.driver.placement_groups import PlacementGroup  # which need this module
+
+        if not isinstance(placement_group, PlacementGroup):
+            raise UsageError(
+                f"placement_group is what raydask.util.placement_group() returns, not "
+                f"{placement_group!r}"
+            )
+        if not isinstance(placement_group_bundle_index, int):
+            raise UsageError(
+                f"placement_group_bundle_index is a whole number, not "
+                f"{placement_group_bundle_index!r}"
+            )
         count = placement_group.bundle_count
         if not ANY_BUNDLE <= placement_group_bundle_index < count:
             raise UsageError(

@@ -98,6 +98,12 @@ class GroupRecord:
         """The bundles that have no place."""
         return [index for index, number in enumerate(self.nodes) if not number]
 
+    @property
+    def strictly_taken(self) -> set[NodeNumber]:
+        """The nodes with bundles of it that may have no others of it."""
+        strictly = self.entry.strategy == "STRICT_SPREAD"
+        return {number for number in self.nodes if number} if strictly else set()
+
     def at(self, node: NodeNumber) -> list[int]:
         """Return the bundles that a node has."""
         return [index for index, number in enumerate(self.nodes) if number == node]
@@ -354,7 +360,7 @@ class GroupTable:
         missing = group.missing
         bundles = [group.bundles[index] for index in missing]
         strategy = group.entry.strategy
-        taken = set(group.nodes) if strategy == "STRICT_SPREAD" else set()
+        taken = group.strictly_taken
         staying = self._departures.staying(self._nodes.values())
         nodes = {node.number: node for node in staying if node.number not in taken}
         able = [
@@ -477,7 +483,7 @@ class GroupTable:
         heading = f"no nodes can hold placement group {name}"
         for index in group.missing:
             if not any(is_feasible(node, group.bundles[index]) for node in nodes):
-                detail = describe_infeasible(nodes, group.bundles[index])
+                detail = describe_infeasible(nodes, group.bundles[index], group.strictly_taken)
                 return f"{heading}: of its bundle {index}, {detail}"
         return (
             f"{heading}: each of its {len(group.bundles)} bundles would fit somewhere, but not all "

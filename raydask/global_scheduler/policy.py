@@ -10,7 +10,7 @@ placed is added to the node's last report, or the whole burst would go to one no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from raydask.global_scheduler.records import NodeRecord
 from raydask.task import RESOURCE_UNIT
@@ -94,15 +94,31 @@ def _load_with(node: NodeRecord, wanted: Mapping[str, int]) -> float:
     return max(shares, default=0.0)
 
 
-def describe_infeasible(nodes: Iterable[NodeRecord], wanted: Mapping[str, int]) -> str:
-    """Say what was asked for and the largest that any node has."""
+def describe_infeasible(
+    nodes: Iterable[NodeRecord], wanted: Mapping[str, int], taken: Collection[int] = ()
+) -> str:
+    """Say what was asked for and the largest that any node has.
+
+    Parameters
+    ----------
+    nodes : iterable of NodeRecord
+        Those that it could be on.
+    wanted : mapping of str to int
+    taken : collection of int
+        Nodes that it may not be on, because other bundles of its placement group are.
+    """
     nodes = list(nodes)
     asked = ", ".join(f"{name} {_whole(amount)}" for name, amount in sorted(wanted.items()))
+    other = ""
+    if taken:
+        numbers = ", ".join(map(str, sorted(taken)))
+        other = f"other than {numbers}, where its other bundles are"
     if not nodes:
-        return f"it asks for {asked or 'nothing'}, and there is no node"
+        return f"it asks for {asked or 'nothing'}, and there is no node {other}".rstrip()
     largest = {name: max(node.total.get(name, 0) for node in nodes) for name in sorted(wanted)}
     found = ", ".join(f"{name} {_whole(amount)}" for name, amount in largest.items())
-    detail = f"it asks for {asked}, and the largest that any node has is {found}"
+    which = f"any node {other}," if other else "any node"
+    detail = f"it asks for {asked}, and the largest that {which} has is {found}"
     if all(largest[name] >= amount for name, amount in wanted.items()):
         detail += ", but no node has all of it"
     return detail

@@ -168,6 +168,7 @@ def status_of(node: NodeRecord, infeasible: int) -> NodeStatus:
         node.entry.address,
         node.versions,
         node.reported.sent,
+        node.entry.labels,
     )
 
 

@@ -24,7 +24,7 @@ from raydask.local_scheduler.records import (
     WorkerRecord,
 )
 from raydask.local_scheduler.worker_pool import WorkerPool
-from raydask.serialization import serialize, serialize_error
+from raydask.serialization import deserialize_error, serialize, serialize_error
 from raydask.wire.messages import ActorState, ObjectValue, TaskResult, TaskStatus, ValueKind
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _INLINE = int(ValueKind.INLINE)
 _OK = int(TaskStatus.OK)
 _NONE = serialize(None).to_bytes()
+_NOT_RUN = "its __init__ could not run, because an argument of it failed or it was cancelled"
 
 
 class Creations:
@@ -141,7 +142,7 @@ class Creations:
         self._work.note(task, "FAILED", result.error)
         task.lent_to = actor.host = 0
         raised = f"its __init__ raised {result.error}" if result.error else ""
-        self._actors.failed(actor, raised or "its __init__ could not run")
+        self._actors.failed(actor, raised or _NOT_RUN)
         value = result.values[0]
         self._work.fail(task, value.data, nested=value.nested)
 
@@ -184,11 +185,25 @@ class Creations:
         else:
             self._work.close(task)
 
+    def no_place_came(self, task: TaskRecord, error: bytes) -> None:
+        """Note that an actor is dead for which there was no node in time.
+
+        Parameters
+        ----------
+        task : TaskRecord
+            Of whatever kind.
+        error : bytes
+            Serialized, and the engine's own: it says what was asked for.
+        """
+        actor = self._actors.creation_of(task)
+        if actor is not None and actor.state != ActorState.DEAD:
+            self._actors.failed(actor, str(deserialize_error(error)))
+
     def failed(self, task: TaskRecord) -> None:
         """Note that an actor is dead whose creation fails, unless it is known to be."""
         actor = self._actors.creation_of(task)
         if actor is not None and actor.state != ActorState.DEAD:
-            self._actors.failed(actor, "its __init__ could not run")
+            self._actors.failed(actor, _NOT_RUN)
 
     def forget(self, task: TaskRecord) -> bool:
         """Forget the actor of a creation that nothing holds; say whether the task may go too.

@@ -196,10 +196,14 @@ def begin_to_leave(
 def what_is_left(core: LocalScheduler, drivers: int) -> str:
     """Say what a node waits for that leaves, for people; empty: nothing."""
     if drivers:
-        return f"{drivers} programs that are connected to it"
+        return _count(drivers, "program that is", "programs that are") + " connected to it"
     actors = len(core.actors.living)
     if actors:
-        return f"{actors} actors that live on it"
+        return _count(actors, "actor that lives", "actors that live") + " on it"
     if any(task.state in OPEN for task in core.tasks.values()):
         return "tasks that have not ended"
     return core.between.what_is_left() if core.between is not None else ""
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"

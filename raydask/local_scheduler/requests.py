@@ -318,6 +318,7 @@ class RequestDesk:
             server.identity.session,
             versions_here(),
             server.bytes_sent,
+            dict(server.identity.labels),
         )
         others = [status for status in nodes if status.node != own.node]
         return sorted([own, *others], key=lambda status: status.node)

@@ -6,22 +6,24 @@ error), 2 when it was asked for something that makes no sense.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 import msgspec
 
 from raydask.driver import launcher
+from raydask.driver.cluster_view import nodes_of_cluster, view_cluster
 from raydask.driver.observer import drain_node, number_of_node
 from raydask.errors import ClusterUnavailableError, RaydaskError
 from raydask.node.stopping import stop_sessions
-from raydask.util import cluster_status, memory_report
+from raydask.util import memory_report
 from raydask.version import VERSION
 from raydask.wire.endpoint import parse_endpoint
 from raydask.wire.handshake import versions_here
@@ -32,23 +34,47 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., None])
 
-_PORT = click.IntRange(0, 65535)
+
+class _Whole(click.IntRange):
+    """A whole number, which click calls a valid integer range where one cannot be read."""
+
+    name = "whole number"
+
+
+class _Amount(click.FloatRange):
+    """The same of a number; nan is in no range, and infinity in none that is meant."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return number
+
+
+_PORT = _Whole(0, 65535)
 _drain_seconds = click.option(
     "--drain-seconds",
-    type=click.FloatRange(min=0),
+    type=_Amount(min=0),
     default=60.0,
     show_default=True,
     help="After which a node that drains goes with what there is.",
 )
 
-_at_address = click.option(
-    "--address",
-    default="auto",
-    envvar="RAYDASK_ADDRESS",
-    show_envvar=True,
-    help="The session's folder or HOST:PORT; default: this user's latest session.",
-)
+
+def _at_address(text: str) -> Callable[[F], F]:
+    return click.option(
+        "--address",
+        default="auto",
+        envvar="RAYDASK_ADDRESS",
+        show_envvar=True,
+        help=f"{text}; default: this user's latest session.",
+    )
 
 
 @contextmanager
@@ -89,22 +115,22 @@ def main() -> None:
     default=0,
     help="Port for other nodes to fetch objects; default: any that is free.",
 )
-@click.option("--num-cpus", type=click.FloatRange(min=0), help="Default: those there are.")
+@click.option("--num-cpus", type=_Amount(min=0), help="Default: those there are.")
 @click.option(
     "--num-gpus",
-    type=click.FloatRange(min=0),
+    type=_Amount(min=0),
     help="Default: those that CUDA_VISIBLE_DEVICES names.",
 )
 @click.option("--resources", default="{}", help="Custom ones, as JSON: '{\"license\": 1}'.")
 @click.option("--labels", default="{}", help='Of the node, as JSON: \'{"rack": "7"}\'.')
 @click.option(
     "--object-store-memory",
-    type=click.IntRange(min=0),
+    type=_Whole(min=0),
     help="Bytes; default: a share of the memory.",
 )
 @click.option(
     "--num-redis-shards",
-    type=click.IntRange(1, 64),
+    type=_Whole(1, 64),
     help="How many Redis servers hold the control state of a head; default: 1.",
 )
 @click.option(
@@ -300,18 +326,24 @@ def stop(address: str | None, drain: bool, drain_seconds: float) -> None:
 
 
 @main.command()
-@_at_address
+@_at_address(
+    "The session's folder, or HOST:PORT of a cluster that has a node here, or whose secret is in "
+    "RAYDASK_SECRET"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all that is known.")
 @click.option("--versions", is_flag=True, help="Say which versions of what the nodes run instead.")
 def status(address: str, as_json: bool, versions: bool) -> None:
     """Say which nodes there are, what they offer, and what waits."""
     with _errors_shown():
-        nodes = cluster_status(address)
+        view = view_cluster(address)
+    nodes = view.nodes
+    if view.warning:
+        click.echo(view.warning, err=True)
     if as_json:
         click.echo(msgspec.json.encode(nodes))
         return
     if versions:
-        parties = [(f"node {node.node}", node.versions) for node in nodes]
+        parties = [(f"node {node.node}", node.versions) for node in nodes if node.session]
         click.echo(table([*parties, ("this command", versions_here())]))
         return
     from raydask.driver.status_table import print_status
@@ -320,7 +352,10 @@ def status(address: str, as_json: bool, versions: bool) -> None:
 
 
 @main.command()
-@_at_address
+@_at_address(
+    "The session's folder, or HOST:PORT of a cluster that has a node on this machine, which is "
+    "the one that is shown"
+)
 @click.option(
     "--sort",
     type=click.Choice(get_args(Order)),
@@ -330,22 +365,23 @@ def status(address: str, as_json: bool, versions: bool) -> None:
 )
 @click.option(
     "--limit",
-    type=click.IntRange(min=0),
+    type=_Whole(min=0),
     default=100,
     show_default=True,
     help="How many objects to list; the totals are of all.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all that is known.")
 def memory(address: str, sort: Order, limit: int, as_json: bool) -> None:
-    """Say where the memory is: the objects, where they lie, who holds and who reads them."""
+    """Say where a node's memory is: the objects, where they lie, who holds and who reads them."""
     with _errors_shown():
         report = memory_report(address, sort=sort, limit=limit)
+        nodes = 1 if as_json else nodes_of_cluster(address)
     if as_json:
         click.echo(msgspec.json.encode(report))
         return
     from raydask.driver.memory_tables import print_report
 
-    print_report(_console(), report)
+    print_report(_console(), report, nodes=nodes)
 
 
 def _console() -> Console:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from raydask.config import Config
 from raydask.errors import StartError
-from raydask.wire.authentication import AuthenticationError
+from raydask.wire.authentication import AuthenticationError, NotRaydaskError
 from raydask.wire.blocking_guard import connect_blocking
 from raydask.wire.endpoint import Endpoint
 from raydask.wire.framing import FrameDecoder, MalformedFrameError, encode
@@ -67,6 +67,11 @@ def join_cluster(head: Endpoint, secret: str, config: Config) -> Membership:
     """
     try:
         sock = connect_blocking(head, secret, client_tls(config), timeout=_ANSWER_SECONDS)
+    except NotRaydaskError as error:
+        raise StartError(
+            f"no node can join at {error}; is that where a head listens (`raydask start --head` "
+            "says where), and has this node the TLS settings of the head (RAYDASK_TLS_…)?"
+        ) from error
     except AuthenticationError as error:
         raise StartError(
             f"no node can join the cluster at {error}; set RAYDASK_SECRET to that of its head"

@@ -15,6 +15,7 @@ from raydask.wire.endpoint import looks_like_endpoint, parse_endpoint
 _STOP_SECONDS = 10.0
 _GO_SECONDS = 15.0
 """How much longer than it is given a node may take to leave."""
+_TO_STOP = "sessions are ended on their own machine, by their user"
 _ASK_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 
@@ -64,7 +65,7 @@ def _sessions_at(address: str) -> list[str]:
         sessions = launcher.sessions_of_cluster(parse_endpoint(address))
         if sessions:
             return [str(session) for session in reversed(sessions)]
-    return [launcher.find_address(address)]
+    return [launcher.find_address(address, _TO_STOP)]
 
 
 def _end(folder: str, drain_seconds: float | None, say: Callable[[str], None]) -> None:

@@ -1,11 +1,10 @@
-"""Looking into a session: which nodes it has, where its memory is; and placement groups."""
+"""Looking into a cluster: which nodes it has, where their memory is; and placement groups."""
 
 from __future__ import annotations
 
-from raydask.driver import launcher
-from raydask.driver.observer import ask_cluster, ask_node
+from raydask.driver.cluster_view import node_to_ask, nodes_of_cluster, view_cluster
+from raydask.driver.observer import ask_node
 from raydask.driver.session import find_session
-from raydask.errors import ClusterUnavailableError
 from raydask.util.placement_group import (
     PlacementGroup,
     get_placement_group,
@@ -13,7 +12,6 @@ from raydask.util.placement_group import (
     placement_group_table,
     remove_placement_group,
 )
-from raydask.wire.endpoint import looks_like_endpoint, parse_endpoint
 from raydask.wire.memory import (
     Holder,
     MemoryReport,
@@ -46,7 +44,10 @@ __all__ = [
 
 
 def cluster_status(address: str | None = None) -> list[NodeStatus]:
-    """Return the state of each node of a session.
+    """Return the state of each node of a cluster.
+
+    While its head does not answer, that is what a node of this machine knows: of others, whose
+    ``session`` is empty then, only what they offered and had free when it heard of them last.
 
     Parameters
     ----------
@@ -57,41 +58,24 @@ def cluster_status(address: str | None = None) -> list[NodeStatus]:
     Raises
     ------
     ClusterUnavailableError
-        There is no such session, or it does not accept the secret.
+        There is no such session or cluster, or it does not accept the secret.
     """
-    session = find_session()
-    if address is None and session is not None:
-        return session.request("nodes", None, list[NodeStatus])
-    if address is not None and looks_like_endpoint(address):
-        secret = launcher.secret_from_environment()
-        if secret:
-            return ask_cluster(parse_endpoint(address), secret, "nodes", None, list[NodeStatus])
-    folder = launcher.find_address(address or "auto")
-    nodes = ask_node(folder, "nodes", None, list[NodeStatus])
-    endpoint = launcher.endpoint_of_session(folder)
-    if not endpoint:
-        return nodes
-    try:
-        # A node knows less of the others, and later.
-        secret = launcher.secret_of_session(folder)
-        seen = ask_cluster(parse_endpoint(endpoint), secret, "nodes", None, list[NodeStatus])
-    except ClusterUnavailableError:
-        return nodes  # the head is away for now
-    by_number = {status.node: status for status in seen}
-    by_number.update((status.node, status) for status in nodes if status.session == folder)
-    return [by_number[number] for number in sorted(by_number)]
+    return view_cluster(address).nodes
 
 
 def memory_report(
     address: str | None = None, *, sort: Order = "size", limit: int | None = None
 ) -> MemoryReport:
-    """Return where the memory of a session is: each object, who holds it, who reads it.
+    """Return where the memory of a node is: each object, who holds it, who reads it.
+
+    Each node of a cluster tells of its own; that of a program is the one it is connected to.
 
     Parameters
     ----------
     address : str, optional
-        The session's folder, or ``"auto"`` for this user's latest; if not given, the session of
-        this process, and the latest if it has none.
+        The session's folder, ``"auto"`` for this user's latest, or the HOST:PORT of a cluster that
+        has a node on this machine; if not given, the session of this process, and the latest if
+        it has none.
     sort : str
         ``"size"``: the largest objects first; ``"age"``: the oldest first; ``"holders"``: those
         with the most holders first.
@@ -107,7 +91,7 @@ def memory_report(
     session = find_session()
     if address is None and session is not None:
         return session.request("memory", query, MemoryReport)
-    return ask_node(launcher.find_address(address or "auto"), "memory", query, MemoryReport)
+    return ask_node(node_to_ask(address), "memory", query, MemoryReport)
 
 
 def memory_summary(
@@ -116,4 +100,5 @@ def memory_summary(
     """Return the same as text, to print; see `memory_report`."""
     from raydask.driver.memory_tables import as_text
 
-    return as_text(memory_report(address, sort=sort, limit=limit))
+    report = memory_report(address, sort=sort, limit=limit)
+    return as_text(report, nodes=nodes_of_cluster(address))

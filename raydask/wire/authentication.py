@@ -26,6 +26,10 @@ class AuthenticationError(ConnectionError):
     """The other end is no part of this cluster."""
 
 
+class NotRaydaskError(AuthenticationError):
+    """What listens there does not seem to be raydask at all."""
+
+
 class Prover:
     """One end's part of the exchange; how its two kinds take turns is theirs.
 
@@ -69,6 +73,10 @@ class Prover:
     def if_lost(self) -> str:
         """Return what it means that the other end closes the connection now."""
         return "it went away without a proof"
+
+    def if_silent(self) -> AuthenticationError | None:
+        """Return what it means that the other end says no more for too long; None: it is slow."""
+        return None
 
     def take_rest(self) -> bytes:
         """Return what came after the exchange."""
@@ -117,6 +125,14 @@ class ServerProver(Prover):
         return NONCE_SIZE + PROOF_SIZE
 
 
+def _stranger(greeting: bytes) -> AuthenticationError:
+    """Return what it means that a server's first bytes are none of ours."""
+    name = GREETING[:-1]
+    if greeting.startswith(name):
+        return AuthenticationError("what listens there speaks another version of this protocol")
+    return NotRaydaskError("what listens there does not speak raydask's protocol")
+
+
 class ClientProver(Prover):
     """The end that connects."""
 
@@ -130,15 +146,22 @@ class ClientProver(Prover):
             return "what listens there does not accept this secret"
         return "what listens there closed the connection at once; it may have too many"
 
+    def if_silent(self) -> AuthenticationError | None:
+        """Return what it means that the other end says no more for too long; None: it is slow."""
+        if self._servers:
+            return None
+        return NotRaydaskError(
+            "what listens there says nothing: it does not seem to be raydask, unless it hangs or "
+            "wants TLS"
+        )
+
     def feed(self, data: bytes) -> bytes:
         """Answer the greeting; then look at the server's proof."""
         self._received += data
         if not self._servers:
             known = min(len(GREETING), len(self._received))
             if self._received[:known] != GREETING[:known]:
-                raise AuthenticationError(
-                    "what listens there does not speak this version of raydask's protocol"
-                )
+                raise _stranger(bytes(self._received))
             if len(self._received) < len(GREETING) + NONCE_SIZE:
                 return b""
             self._take(len(GREETING))

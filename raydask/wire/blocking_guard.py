@@ -63,24 +63,28 @@ def connect_blocking(
     Raises
     ------
     AuthenticationError
-        The ends do not belong together.
+        The ends do not belong together; ``NotRaydaskError`` if the other seems to be none.
     OSError
         Nobody answers there.
     """
     deadline = time.monotonic() + timeout
     sock = socket.create_connection(endpoint, timeout)
+    prover = ClientProver(secret, os.urandom(NONCE_SIZE))
     try:
         notice_silence(sock)
         if tls is not None:
             sock.settimeout(_left(deadline))
             sock = tls.wrap_socket(sock)
-        _prove(sock, ClientProver(secret, os.urandom(NONCE_SIZE)), deadline)
+        _prove(sock, prover, deadline)
         sock.settimeout(None)
     except AuthenticationError as error:
         sock.close()
-        raise AuthenticationError(f"{endpoint}: {error}") from error
+        raise type(error)(f"{endpoint}: {error}") from error
     except TimeoutError as error:
         sock.close()
+        silent = prover.if_silent()
+        if silent is not None:
+            raise type(silent)(f"{endpoint}: {silent}") from error
         raise TimeoutError(f"{endpoint}: it proved nothing in time") from error
     except BaseException:
         sock.close()

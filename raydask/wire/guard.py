@@ -107,10 +107,13 @@ class Guard(asyncio.Protocol):
         self.peer = str(transport.get_extra_info("peername"))
         loop = asyncio.get_running_loop()
         deadline = self._deadline if self._deadline is not None else loop.time() + PROOF_SECONDS
-        self._timer = loop.call_at(deadline, self._end, "it proved nothing in time")
+        self._timer = loop.call_at(deadline, self._is_late)
         begin = self._prover.begin()
         if begin:
             self._transport.write(begin)
+
+    def _is_late(self) -> None:
+        self._end(str(self._prover.if_silent() or "it proved nothing in time"))
 
     def data_received(self, data: bytes) -> None:
         """Go on with the exchange."""

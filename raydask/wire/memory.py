@@ -173,11 +173,12 @@ class NodeMemory(msgspec.Struct):
 
 
 class MemoryReport(msgspec.Struct):
-    """Where the memory of a cluster is.
+    """Where the memory is.
 
     Attributes
     ----------
     nodes : list of NodeMemory
+        One: that which was asked.
     """
 
     nodes: list[NodeMemory]

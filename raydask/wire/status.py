@@ -21,15 +21,20 @@ class NodeStatus(msgspec.Struct):
     queued : int
         Tasks that could run and wait for its resources.
     infeasible : int
-        Tasks and actors that ask for more than any node has.
+        Tasks, actors and placement groups that wait for nodes that could have them, because
+        those there are cannot.
     workers, drivers : int
         Processes.
     session : str
-        The session's folder, on its own machine.
+        The session's folder, on its own machine.  Empty: the head of the cluster does not
+        answer, and this is what the node that was asked has last heard of another; whether
+        that is still alive, and all that has a default here, is not known.
     versions : dict of str to str
         Of what its processes run, by names of ``raydask.wire.versions``.
     sent : int
         Bytes of objects that it has sent to other nodes, since it started.
+    labels : dict of str to str
+        Those that it was started with.
     """
 
     node: int
@@ -47,3 +52,4 @@ class NodeStatus(msgspec.Struct):
     session: str = ""
     versions: dict[str, str] = {}
     sent: int = 0
+    labels: dict[str, str] = {}

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import raydask
 from raydask.cluster_utils import Cluster, ClusterNode
 from raydask.errors import ClusterUnavailableError, StartError, UsageError
 from raydask.session_folder import running_sessions
+from raydask.util import memory_summary
 from raydask.version import VERSION
 from raydask.wire.blocking_guard import connect_blocking
 from raydask.wire.endpoint import parse_endpoint
@@ -95,6 +97,24 @@ def test_the_status_has_all_nodes_with_their_stores_wherever_it_is_asked(three: 
         assert [each["node"] for each in seen] == [1, 2, 3]
         assert [each["session"] for each in seen] == [n.folder for n in three.list_all_nodes()]
         assert all(each["object_store_memory"] >= 100 << 20 for each in seen)
+
+
+def test_labels_are_seen_wherever_it_is_asked(three: Cluster) -> None:
+    labels = [{}, {"rack": "7"}, {}]
+    assert [status.labels for status in three.status()] == labels
+    for node in three.list_all_nodes():
+        with three.connect(node):
+            eventually(lambda: [each["labels"] for each in raydask.nodes()] == labels)
+        seen = json.loads(command("status", "--address", node.folder, "--json").stdout)
+        assert [each["labels"] for each in seen] == labels
+        assert "rack=7" in command("status", "--address", node.folder).stdout
+
+
+def test_the_memory_of_one_node_is_said_to_be_that_of_one(three: Cluster) -> None:
+    folder = three.worker_nodes[0].folder
+    eventually(lambda: "1 node of the 3 of" in command("memory", "--address", folder).stdout)
+    with three.connect():
+        assert memory_summary().startswith("1 node of the 3 of its cluster")
 
 
 def test_a_nodes_labels_are_in_the_control_state(three: Cluster) -> None:
@@ -429,6 +449,49 @@ def test_a_command_that_blocks_says_why_its_node_has_ended() -> None:
             assert process.returncode == 1
             assert "the head of its cluster has been away for 0.5 s" in err
             assert is_gone(node)
+
+
+def test_status_says_that_the_head_does_not_answer() -> None:
+    with elsewhere() as environment:
+        folder, endpoint = start(RAYDASK_SECRET=SECRET, **environment)
+        node = joined(endpoint)
+        try:
+            eventually(lambda: "of 2 CPU" in command("status", "--address", node).stdout)
+            with raydask.init(node):
+                eventually(lambda: len(raydask.nodes()) == 2)
+            command("stop", "--address", folder, **environment)
+            result = command("status", "--address", node)
+            assert "the head of the cluster does not answer: no cluster answers" in result.stderr
+            assert "what it does, is not known of node 1" in result.stderr
+            assert "1 (not known)" in result.stdout and "2 (not known)" not in result.stdout
+        finally:
+            command("stop", "--address", node)
+
+
+def test_a_service_that_is_not_raydask_is_said_to_be_none() -> None:
+    def greet() -> None:
+        for _ in range(2):
+            sock, _ = foreign.accept()
+            with sock:
+                sock.sendall(b"220 mail.example.org ESMTP")
+
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        thread = threading.Thread(target=greet)
+        thread.start()
+        address = f"127.0.0.1:{foreign.getsockname()[1]}"
+        for name in ("start", "status"):
+            result = command(name, "--address", address, RAYDASK_SECRET=SECRET)
+            assert "does not speak raydask's protocol" in result.stderr
+        thread.join()
+
+
+def test_a_nodes_labels_are_strings() -> None:
+    with Cluster() as cluster:
+        for labels in ({"a": 1}, ["a"]):
+            with pytest.raises(UsageError, match="labels"):
+                cluster.add_node(labels=labels)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="resources must be a dict"):
+            cluster.add_node(resources=["a"])  # type: ignore[arg-type]
 
 
 def test_status_from_elsewhere_and_stop_spare_nodes_of_programs(head: tuple[str, str]) -> None:

@@ -104,7 +104,8 @@ def test_tasks_that_no_node_can_run_are_counted(started: tuple[str, str]) -> Non
         ref = raydask.remote(lambda: 1).options(num_cpus=64).remote()
         raydask.nodes()
         assert cluster_status(started[0])[0].infeasible == 1
-        assert "1 tasks or actors ask for more" in command("status").stdout
+        text = command("status").stdout
+        assert "waiting for nodes that could have them: 1 (tasks and actors fail" in text
         raydask.cancel(ref)
 
 
@@ -181,6 +182,9 @@ def test_two_sessions_do_not_meet(started: tuple[str, str]) -> None:
         (["--head"], {"RAYDASK_SECRET": "short"}, "16 to 256"),
         (["--head", "--resources", "{x"], {}, "not a JSON object"),
         (["--head", "--resources", '{"x": -1}'], {}, "x must be a number"),
+        (["--head", "--resources", '{"CPU": 4}'], {}, "give CPU by num_cpus"),
+        (["--head", "--num-cpus", "nan"], {}, "'nan' is not a valid number"),
+        (["--head", "--port", "abc"], {}, "'abc' is not a valid whole number"),
         (["--head"], {"RAYDASK_TLS_KEY": "/nowhere"}, "set RAYDASK_TLS_CERTIFICATE"),
         (["--head", "--host", "203.0.113.7"], {"RAYDASK_SECRET": SECRET}, "nothing can listen"),
     ],
@@ -224,7 +228,27 @@ def test_an_address_of_nothing_says_what_to_do() -> None:
         raydask.init("auto")
     with pytest.raises(ClusterUnavailableError, match="through a node of its own machine"):
         raydask.init("127.0.0.1:1")
+    for nothing in ("localhost", "ray://127.0.0.1:1"):
+        with pytest.raises(ClusterUnavailableError, match='can be "auto", .* or HOST:PORT'):
+            raydask.init(nothing)
     with pytest.raises(UsageError, match="65535"):
         raydask.init("127.0.0.1:99999")
     result = command("status", "--address", "127.0.0.1:1", RAYDASK_SECRET=SECRET)
     assert "no cluster answers at 127.0.0.1:1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("status", "set RAYDASK_SECRET to it"),
+        ("memory", "ask on one where a node of that cluster runs"),
+        ("stop", "sessions are ended on their own machine"),
+    ],
+)
+def test_a_cluster_without_a_node_here_has_a_remedy_for_each_command(
+    name: str, remedy: str
+) -> None:
+    result = command(name, "--address", "127.0.0.1:1", RAYDASK_SECRET="")
+    assert result.returncode == 1
+    assert "no node of a cluster at 127.0.0.1:1 runs on this machine" in result.stderr
+    assert remedy in result.stderr

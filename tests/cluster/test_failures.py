@@ -184,7 +184,8 @@ def test_what_no_node_can_run_is_reported_and_fails() -> None:
     first, second, third = out.splitlines()
     assert first.startswith("InfeasibleError no node could run '<lambda>'")
     assert "'CPU': 4.0" in first and "'tpu': 1.0" in second
-    assert third.startswith("ActorDiedError")
+    assert third.startswith("ActorDiedError the actor is dead: no node could run 'Large', which")
+    assert "asks for {'CPU': 8.0}; ask for less, or start a node that has it" in third
     assert "raydask: no node can run" in err and "fails after 0.5 s" in err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -19,6 +20,7 @@ from distributed import Client, LocalCluster
 import raydask
 from raydask.compat.distributed import RaydaskCluster, start, stop
 from raydask.compat.distributed.adaptivity import idle_nodes, nodes_wanted
+from raydask.compat.distributed.node_process import NodeProcess
 from raydask.compat.distributed.plugins import NODE_NAME, NodePlugin
 from raydask.errors import ClusterUnavailableError, StartError, UsageError
 from raydask.session_folder import running_sessions
@@ -238,6 +240,29 @@ def test_an_asynchronous_client_is_refused() -> None:
         start(Asynchronous())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("call", [start, stop])
+def test_what_is_no_client_is_refused(call: Any) -> None:
+    with pytest.raises(UsageError, match=r"client is a distributed\.Client, not None"):
+        call(None)
+
+
+@pytest.mark.parametrize("name", ["drain_seconds", "start_timeout"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "1", None])
+def test_what_are_no_seconds_is_refused_before_anything_starts(
+    client: Client, name: str, value: Any
+) -> None:
+    with pytest.raises(UsageError, match=f"{name} must be a number of seconds"):
+        start(client, **{name: value})
+    assert nothing_runs()
+
+
+def test_a_stop_where_nothing_is_hosted_logs_nothing(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop(client)
+    assert not [each for each in caplog.records if each.levelno > logging.INFO]
+
+
 # --- RaydaskCluster -------------------------------------------------------------------------
 
 
@@ -301,6 +326,36 @@ def test_a_cluster_of_nodes_that_cannot_start_leaves_nothing_behind(what: str) -
     with pytest.raises((StartError, RuntimeError), match="could not be started|failed to start"):
         RaydaskCluster(1, object_store_memory=STORE, **options)
     eventually(nothing_runs, seconds=SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("launch", "message"),
+    [
+        (("false",), "could not be started: it ended with exit code 1"),
+        (("no-such-command",), "could not be started: .*no-such-command"),
+    ],
+)
+def test_a_launch_that_ends_at_once_says_so(launch: tuple[str, ...], message: str) -> None:
+    process = NodeProcess([], "secret", drain_seconds=None, launch=launch)
+    with pytest.raises(StartError, match=message):
+        process.start(SECONDS)
+
+
+def test_a_node_that_is_not_up_in_time_is_ended() -> None:
+    process = NodeProcess([], "secret", drain_seconds=None, launch=("sh", "-c", "read end"))
+    with pytest.raises(StartError, match=r"it was not up after 0\.2 s"):
+        process.start(0.2)
+
+
+def test_a_number_of_nodes_that_cannot_be_is_refused() -> None:
+    for count in (-1, 1.5, True):
+        with pytest.raises(UsageError, match="n_nodes must be a whole number"):
+            RaydaskCluster(count)  # type: ignore[arg-type]
+    with RaydaskCluster(0, object_store_memory=STORE) as cluster:
+        cluster.adapt(minimum=0, maximum=1)
+        with pytest.raises(UsageError, match="n must be a whole number"):
+            cluster.scale(-1)
+    assert nothing_runs()
 
 
 # --- how many nodes are wanted --------------------------------------------------------------

@@ -215,6 +215,11 @@ def test_a_graph_needs_no_copies_and_says_so() -> None:
         raydask.get({"x": 1}, "x", copy=True)
 
 
+def test_a_graph_is_not_waited_for_by_the_clock_and_says_so() -> None:
+    with pytest.raises(raydask.errors.UsageError, match="timeout is for get"):
+        raydask.get({"x": 1}, "x", timeout=5)
+
+
 # --- tasks that write into their inputs --------------------------------------------------------
 
 SIZE = 128 * MEGABYTE

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raydask.driver.options import actor_template, task_template
+from raydask.driver.options import actor_template, bundle_of, task_template
 from raydask.driver.placement_groups import PlacementGroup
 from raydask.driver.strategies import (
     Exists,
@@ -98,6 +98,43 @@ def test_in_a_group_its_own_resources_are_asked_for(make: Any) -> None:
 def test_what_a_group_does_not_have_is_refused(index: int, cpus: float, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         task(scheduling_strategy=PlacementGroupSchedulingStrategy(GROUP, index), num_cpus=cpus)
+
+
+@pytest.mark.parametrize("group", [None, "group"])
+def test_what_is_no_group_is_refused(group: Any) -> None:
+    with pytest.raises(UsageError, match=r"what raydask\.util\.placement_group\(\) returns"):
+        PlacementGroupSchedulingStrategy(group)
+
+
+def test_what_is_no_bundles_index_is_refused() -> None:
+    with pytest.raises(UsageError, match="is a whole number, not '0'"):
+        PlacementGroupSchedulingStrategy(GROUP, "0")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [task, actor])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300, 10**400, -1, True])
+def test_what_is_no_amount_is_refused(make: Any, value: float) -> None:
+    with pytest.raises(UsageError, match="num_cpus must be"):
+        make(num_cpus=value)
+    with pytest.raises(UsageError, match="x must be"):
+        make(resources={"x": value})
+    with pytest.raises(UsageError, match="CPU must be"):
+        bundle_of({"CPU": value})
+
+
+@pytest.mark.parametrize("given", [{1: 1}, {None: 1}])
+def test_names_of_resources_are_strings(given: Any) -> None:
+    with pytest.raises(UsageError, match="is no name"):
+        bundle_of(given)
+    with pytest.raises(UsageError, match="is no name"):
+        task(resources=given)
+
+
+@pytest.mark.parametrize("name", ["CPU", "GPU", "memory"])
+def test_what_has_an_option_of_its_own_is_no_custom_resource(name: str) -> None:
+    with pytest.raises(UsageError, match=f"give {name} by num_cpus, num_gpus or memory"):
+        task(resources={name: 1})
+    assert bundle_of({name: 1}) == {name: 10_000}
 
 
 def test_names_of_groups_resources_are_theirs_alone() -> None:

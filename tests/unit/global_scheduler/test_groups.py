@@ -211,6 +211,18 @@ def test_the_bundle_that_does_not_fit_is_named(cluster: Groups) -> None:
     assert "'big': of its bundle 1, it asks for CPU 9" in judged.infeasible
 
 
+def test_why_a_lost_bundle_can_go_nowhere_says_where_the_others_are(cluster: Groups) -> None:
+    cluster.add(3, CPU=1)
+    cluster.create(1, 1, 1, strategy="STRICT_SPREAD")
+    cluster.lose(3)
+    cluster.after(NODE_GRACE_SECONDS)
+    del cluster.free[3]
+    cluster.run()
+    judged = cluster.sent(wire.GroupJudged, 1)[-1]
+
+    assert "there is no node other than 1, 2, where its other bundles are" in judged.infeasible
+
+
 def test_what_is_lost_with_a_node_is_placed_anew(cluster: Groups) -> None:
     cluster.add(3, CPU=1)
     group = cluster.create(1, 1, 1, strategy="STRICT_SPREAD")

@@ -94,3 +94,14 @@ def test_infeasibility_is_explained_in_whole_units() -> None:
     )
     assert "any node has is memory 64,000,000,000" in describe_infeasible(nodes, units(memory=1e12))
     assert describe_infeasible([], units(CPU=1)) == "it asks for CPU 1, and there is no node"
+
+
+def test_nodes_that_other_bundles_have_are_named() -> None:
+    small = node(3, CPU=1)
+    assert describe_infeasible([], units(CPU=2), {2, 1}) == (
+        "it asks for CPU 2, and there is no node other than 1, 2, where its other bundles are"
+    )
+    assert describe_infeasible([small], units(CPU=2), {1}) == (
+        "it asks for CPU 2, and the largest that any node other than 1, where its other bundles "
+        "are, has is CPU 1"
+    )

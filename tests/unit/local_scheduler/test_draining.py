@@ -169,7 +169,7 @@ def test_a_node_waits_for_its_driver_and_then_for_nothing() -> None:
     node.tell(events.DrainRequested(60.0, is_last=True))
     node.tick(0.1)
     assert node.core.draining is not None
-    assert "1 programs" in node.core.draining.awaited
+    assert "1 program that is" in node.core.draining.awaited
     node.tell(events.DriverLeft(DRIVER))
     for _ in range(3):
         node.tick(0.1)

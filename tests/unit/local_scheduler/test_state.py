@@ -13,6 +13,7 @@ from raydask.local_scheduler import events
 from raydask.local_scheduler.records import TaskState
 from raydask.task import TaskTemplate
 from raydask.wire.messages import (
+    ActorState,
     CancelTask,
     ObjectValue,
     Reclaim,
@@ -408,6 +409,17 @@ def test_a_creation_that_was_placed_twice_runs_once() -> None:
     node.place(creation)
 
     assert node.given(2) + node.given(3) == [creation]
+
+
+def test_an_actor_for_which_no_node_came_says_what_it_asked_for() -> None:
+    node = Node()
+    huge = msgspec.structs.replace(ACTOR, resources={"CPU": 990_000})
+    creation = node.submit(huge)
+    node.tick(100)
+
+    actor = node.core.actors.records[ActorID(creation)]
+    assert actor.state == ActorState.DEAD
+    assert "which asks for {'CPU': 99.0}; ask for less" in actor.cause
 
 
 def test_an_infeasible_actor_that_is_killed_fails_once() -> None:

@@ -12,6 +12,7 @@ from raydask.wire.authentication import (
     PROOF_SIZE,
     AuthenticationError,
     ClientProver,
+    NotRaydaskError,
     Prover,
     ServerProver,
 )
@@ -98,8 +99,10 @@ def test_garbage_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("greeting", [b"SSH-2.0-OpenSSH", b"x", b"raydask\x02" + ONE])
 def test_what_speaks_another_protocol_is_recognized_at_once(greeting: bytes) -> None:
-    with pytest.raises(AuthenticationError, match="does not speak"):
+    says = "another version" if greeting.startswith(b"raydask") else "does not speak raydask"
+    with pytest.raises(AuthenticationError, match=says) as raised:
         client().feed(greeting)
+    assert isinstance(raised.value, NotRaydaskError) is not greeting.startswith(b"raydask")
 
 
 def test_too_little_is_waited_for() -> None:
@@ -113,3 +116,11 @@ def test_what_a_lost_connection_means() -> None:
     connecting.feed(server().begin())
     assert "does not accept" in connecting.if_lost()
     assert "without a proof" in server().if_lost()
+
+
+def test_what_silence_means() -> None:
+    connecting = client()
+    assert "does not seem to be raydask" in str(connecting.if_silent())
+    connecting.feed(server().begin())
+    assert connecting.if_silent() is None
+    assert server().if_silent() is None

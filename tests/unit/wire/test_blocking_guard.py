@@ -13,7 +13,12 @@ import pytest
 
 from raydask.config import Config
 from raydask.wire import blocking_guard
-from raydask.wire.authentication import AuthenticationError, ClientProver
+from raydask.wire.authentication import (
+    GREETING,
+    AuthenticationError,
+    ClientProver,
+    NotRaydaskError,
+)
 from raydask.wire.blocking_guard import GuardedListener, connect_blocking
 from raydask.wire.endpoint import Endpoint, endpoint_of, listen_at
 from raydask.wire.tls import client_tls, server_tls
@@ -148,10 +153,11 @@ def test_a_client_with_another_secret_learns_why() -> None:
 
 @pytest.mark.parametrize("begins", [b"220 mail.example.org ESMTP", b"raydask\x00" + bytes(32)])
 def test_a_client_recognizes_a_server_that_is_none(begins: bytes) -> None:
+    says = "another version" if begins.startswith(b"raydask") else "does not speak raydask"
     with listen_at(LOOPBACK) as listener:
         thread = threading.Thread(target=greet, args=(listener, begins))
         thread.start()
-        with pytest.raises(AuthenticationError, match="does not speak"):
+        with pytest.raises(AuthenticationError, match=says):
             connect_blocking(endpoint_of(listener), SECRET)
         thread.join()
 
@@ -164,9 +170,27 @@ def greet(listener: socket.socket, data: bytes) -> None:
 
 @pytest.mark.parametrize("config", [Config(), tls_of("node")], ids=["plain", "TLS"])
 def test_a_client_does_not_wait_for_who_says_nothing(config: Config) -> None:
-    tls, match = client_tls(config), "proved nothing in time"
-    with listen_at(LOOPBACK) as listener, pytest.raises(TimeoutError, match=match):
+    tls, match = client_tls(config), "does not seem to be raydask"
+    with listen_at(LOOPBACK) as listener, pytest.raises(NotRaydaskError, match=match):
         connect_blocking(endpoint_of(listener), SECRET, tls, timeout=0.05)
+
+
+def test_a_server_that_greets_and_is_slow_is_no_other_service() -> None:
+    hold = threading.Event()
+
+    def greet_and_wait() -> None:
+        sock, _ = listener.accept()
+        with sock:
+            sock.sendall(GREETING + bytes(32))
+            hold.wait(SECONDS)
+
+    with listen_at(LOOPBACK) as listener:
+        thread = threading.Thread(target=greet_and_wait)
+        thread.start()
+        with pytest.raises(TimeoutError, match="proved nothing in time"):
+            connect_blocking(endpoint_of(listener), SECRET, timeout=0.3)
+        hold.set()
+        thread.join()
 
 
 def test_nobody_there_is_an_error_of_the_system() -> None:
