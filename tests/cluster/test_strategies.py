@@ -45,8 +45,9 @@ def nodes_of(strategy: object, count: int = 1, *inputs: object, **options: objec
 
 
 def test_spread_tasks_go_round(cluster: Cluster) -> None:
-    assert nodes_of("SPREAD", 30) == {1: 10, 2: 10, 3: 10}
-    assert nodes_of("SPREAD", 3, num_cpus=0) == {1: 1, 2: 1, 3: 1}
+    assert nodes_of("SPREAD", 30, num_cpus=0) == {1: 10, 2: 10, 3: 10}
+    # Where they take CPUs, a node that says in between that it is free has more turns.
+    assert min(nodes_of("SPREAD", 30)[node] for node in (1, 2, 3)) >= 5
     assert nodes_of("DEFAULT", 3).keys() <= {1, 2, 3}
 
 
