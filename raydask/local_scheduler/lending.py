@@ -27,7 +27,7 @@ from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.policy import ReadyQueue
 from raydask.local_scheduler.records import ObjectRecord, Remote, TaskRecord, TemplateRecord
-from raydask.local_scheduler.shapes import Shape
+from raydask.local_scheduler.shapes import Shape, ShapeTable
 from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import WorkerPool
 from raydask.task import TaskSpec
@@ -108,9 +108,7 @@ class Lending:
         self._borrowing = borrowing
         self._outgoing = outgoing
         self._tell = tell
-        self._numbers = 0
-        self._shapes: dict[tuple[Any, ...], Shape] = {}
-        self._by_number: dict[int, Shape] = {}
+        self._shapes = ShapeTable()
         self.lent: dict[int, dict[TaskID, TaskRecord]] = {}
         self._told_templates: dict[int, set[TemplateRecord]] = {}
         self._told_functions: dict[int, set[tuple[int, FunctionID]]] = {}
@@ -157,9 +155,7 @@ class Lending:
             templates, functions = self._told_templates[node], self._told_functions[node]
             templates -= {template for template in templates if template.shape[0] == job}
             functions -= {mark for mark in functions if mark[0] == job}
-        for key in [key for key, shape in self._shapes.items() if shape.job == job]:
-            shape = self._shapes.pop(key)
-            del self._by_number[shape.number]
+        for shape in self._shapes.forget_job(job):
             if shape.reported:
                 self._demand([ShapeDemand(shape.number, shape.resources, 0)])
 
@@ -203,7 +199,7 @@ class Lending:
         patience = max(_LEAST_PATIENCE, transfer)
         if at[best] <= here:
             best, patience = self._node, 0.0
-        self._shape_of(task).bind(task, best, now + patience, seconds)
+        self._shapes.of(task).bind(task, best, now + patience, seconds)
 
     def bring(self, task: TaskRecord) -> None:
         """Have a task's inputs brought here, where it shall run."""
@@ -218,15 +214,6 @@ class Lending:
         for record in records:
             self._fetching.want(record, urgent=False)
 
-    def _shape_of(self, task: TaskRecord) -> Shape:
-        key = task.template.shape
-        shape = self._shapes.get(key)
-        if shape is None:
-            self._numbers += 1
-            shape = Shape(self._numbers, task.job, task.template.template.resources)
-            self._shapes[key] = self._by_number[self._numbers] = shape
-        return shape
-
     def forget(self, task: TaskRecord) -> None:
         """Note that a task does not wait to be lent any more."""
         shape = self._shapes.get(task.template.shape)
@@ -239,7 +226,7 @@ class Lending:
     def leases_changed(self, leases: list[wire.Lease]) -> None:
         """Take in how many tasks others will run for this node."""
         for lease in leases:
-            shape = self._by_number.get(lease.shape)
+            shape = self._shapes.numbered(lease.shape)
             if shape is None:
                 continue
             lends = lease.node in self._nodes and lease.node not in self._leaving
@@ -249,10 +236,10 @@ class Lending:
         """Lend what can be lent, and say what else is wanted; called after each event."""
         self._now = now
         for key, queue in self._pool.queues.items():
-            if queue and key not in self._shapes and not (key[1] or key[2] or key[4]):
+            if queue and not (key[1] or key[2] or key[4] or self._shapes.get(key)):
                 head = queue.head()
                 assert head is not None
-                self._shape_of(head)
+                self._shapes.of(head)
         for key, shape in self._shapes.items():
             if shape.matched:
                 self._lend_to_inputs(shape)
@@ -428,7 +415,7 @@ class Lending:
     def lend(self, node: int, tasks: list[TaskRecord]) -> None:
         """Have a node run tasks of one job, whose inputs all exist."""
         for task in tasks:
-            self._count_lent(self._shape_of(task), node, task)
+            self._count_lent(self._shapes.of(task), node, task)
         self._send(node, tasks)
 
     def lend_creation(self, node: int, creation: TaskRecord) -> None:

@@ -21,7 +21,9 @@ way.  Tasks whose duration is unknown, or long, are not given ahead.
 
 from __future__ import annotations
 
+from collections.abc import ItemsView, ValuesView
 from itertools import islice
+from typing import Any
 
 from raydask.ids import TaskID
 from raydask.local_scheduler.records import TaskRecord
@@ -286,3 +288,48 @@ class Shape:
     def nodes_of_bound(self, most: int) -> list[int]:
         """Return the nodes that most tasks are bound to."""
         return sorted(self.bound, key=lambda node: -len(self.bound[node]))[:most]
+
+
+class ShapeTable:
+    """The shapes of one node's tasks, each with a number by which the global scheduler knows it."""
+
+    def __init__(self) -> None:
+        self._numbers = 0
+        self._shapes: dict[tuple[Any, ...], Shape] = {}
+        self._by_number: dict[int, Shape] = {}
+
+    def of(self, task: TaskRecord) -> Shape:
+        """Return a task's shape, a new one if it is the first of its kind."""
+        key = task.template.shape
+        shape = self._shapes.get(key)
+        if shape is None:
+            self._numbers += 1
+            shape = Shape(self._numbers, task.job, task.template.template.resources)
+            self._shapes[key] = self._by_number[self._numbers] = shape
+        return shape
+
+    def get(self, key: tuple[Any, ...]) -> Shape | None:
+        """Return the shape of templates with this key, or None."""
+        return self._shapes.get(key)
+
+    def numbered(self, number: int) -> Shape | None:
+        """Return the shape with this number, or None if it has been forgotten."""
+        return self._by_number.get(number)
+
+    def items(self) -> ItemsView[tuple[Any, ...], Shape]:
+        """Return the shapes with their keys."""
+        return self._shapes.items()
+
+    def values(self) -> ValuesView[Shape]:
+        """Return the shapes."""
+        return self._shapes.values()
+
+    def forget_job(self, job: int) -> list[Shape]:
+        """Forget the shapes of a job; return them."""
+        keys = [key for key, shape in self._shapes.items() if shape.job == job]
+        return [self._pop(key) for key in keys]
+
+    def _pop(self, key: tuple[Any, ...]) -> Shape:
+        shape = self._shapes.pop(key)
+        del self._by_number[shape.number]
+        return shape
