@@ -121,6 +121,7 @@ class Lending:
         self._now = 0.0
         self.creation_failed: Callable[[int, wire.TaskResult], bool] = _unexpected
         """Told of results of what is no task that was lent under a lease."""
+        self.creation_given_back: Callable[[int, TaskID], None] = _nothing_to_place
 
     # --- nodes and jobs -------------------------------------------------------------------
 
@@ -159,6 +160,10 @@ class Lending:
             if shape.reported:
                 self._demand([ShapeDemand(shape.number, shape.resources, 0)])
 
+    def lends_to(self, node: int) -> bool:
+        """Say whether a node is there and does not leave."""
+        return node in self._nodes and node not in self._leaving
+
     def ask_again(self) -> None:
         """Tell a global scheduler that has just come what is wanted; it knows of no leases."""
         for shape in self._shapes.values():
@@ -180,7 +185,7 @@ class Lending:
             assert record.remote is not None
             away.append(record)
             for node in record.remote.nodes:
-                if node in self._nodes and node not in self._leaving:
+                if self.lends_to(node):
                     at[node] = at.get(node, 0) + record.remote.size
         if not task.template.feasible:
             self._work.passed_up.pass_up(task, self._work.now)
@@ -229,8 +234,7 @@ class Lending:
             shape = self._shapes.numbered(lease.shape)
             if shape is None:
                 continue
-            lends = lease.node in self._nodes and lease.node not in self._leaving
-            shape.lease(lease.node, lease.slots if lends else 0)
+            shape.lease(lease.node, lease.slots if self.lends_to(lease.node) else 0)
 
     def balance(self, now: float) -> None:
         """Lend what can be lent, and say what else is wanted; called after each event."""
@@ -551,6 +555,8 @@ class Lending:
             task = self._take(node, task_id)
             if task is not None:
                 self._work.given_back(task)
+            else:
+                self.creation_given_back(node, task_id)
 
     def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
         """Cancel a task that a node has, with `recursive` also what it has submitted there."""
@@ -561,6 +567,10 @@ class Lending:
 
 def _unexpected(node: int, result: wire.TaskResult) -> bool:
     return False
+
+
+def _nothing_to_place(node: int, task_id: TaskID) -> None:
+    pass
 
 
 def _kept_there(values: list[ObjectValue]) -> list[ObjectID]:
