@@ -130,9 +130,9 @@ class Lending:
         self._leaving.add(node)
         for shape in self._shapes.values():
             shape.lease(node, 0)
-            for task, _ in list(shape.bound.get(node, {}).values()):
-                shape.unbind(task)
-                self.place(task, now)
+            for bound in list(shape.bound.get(node, {}).values()):
+                shape.unbind(bound.task)
+                self.place(bound.task, now)
 
     def node_lost(self, node: int, cause: str, now: float) -> None:
         """Retry what a dead node had, and place anew what was to go there."""
@@ -204,7 +204,7 @@ class Lending:
         patience = max(_LEAST_PATIENCE, transfer)
         if at[best] <= here:
             best, patience = self._node, 0.0
-        self._shapes.of(task).bind(task, best, now + patience, seconds)
+        self._shapes.of(task).bind(task, best, now, now + patience, seconds)
 
     def bring(self, task: TaskRecord) -> None:
         """Have a task's inputs brought here, where it shall run."""
@@ -252,7 +252,7 @@ class Lending:
                 self._lend_ready(shape, queue_now)
             if shape.waiting:
                 self._run_anywhere(shape, now)
-        if now - self._recalled_at >= _RECALL_SECONDS:
+        if not 0 <= now - self._recalled_at < _RECALL_SECONDS:
             self._recalled_at = now
             self._recall(now)
         self._report(now)
@@ -263,7 +263,7 @@ class Lending:
             known = shape.nodes[node]
             tasks: list[TaskRecord] = []
             while node in shape.matched:
-                task, _ = next(iter(shape.bound[node].values()))
+                task = next(iter(shape.bound[node].values())).task
                 if not known.has_room(task.template.cost):
                     shape.close(node)
                     break
@@ -313,15 +313,15 @@ class Lending:
         room = resources.how_often(shape.resources, _MOST_COMING) - len(shape.coming)
         if room > 0:
             self._take_in(shape, shape.impatient(now, room))
-        while shape.open and shape.waiting:
-            node = next(iter(shape.open))
-            known = shape.nodes[node]
-            tasks = shape.impatient(now, max(0, known.slots - known.count))
+        if not (shape.open and shape.has_impatient(now)):
+            return
+        for node, slots in shape.idle_slots():
+            tasks = shape.impatient(now, slots)
             if not tasks:
                 return
             for task in tasks:
                 self._count_lent(shape, node, task)
-            if known.count >= known.slots:
+            if not shape.nodes[node].has_room(0.0):
                 shape.close(node)
             self._send(node, tasks)
 
