@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+from msgspec import structs
+
 from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.borrowing import Borrowing
@@ -30,6 +32,7 @@ from raydask.local_scheduler.records import ObjectRecord, Remote, TaskRecord, Te
 from raydask.local_scheduler.shapes import Shape, ShapeTable
 from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import WorkerPool
+from raydask.placement import Strategy
 from raydask.task import TaskSpec
 from raydask.wire import messages as wire
 from raydask.wire.messages import ObjectValue, ShapeDemand, ValueKind
@@ -474,10 +477,14 @@ class Lending:
         function = self._pool.functions.get(function_id)
         told = self._told_functions.setdefault(node, set())
         mark = (template.shape[0], function_id)
+        lent = template.template
+        if lent.strategy is None and not template.feasible:
+            # Passed up: it is where it has been placed, and takes nothing of a lease there.
+            lent = structs.replace(lent, strategy=Strategy("NODE", node=node))
         if function is None or mark in told:
-            return wire.LentTemplate(template.number, template.template, b"", [])
+            return wire.LentTemplate(template.number, lent, b"", [])
         told.add(mark)
-        return wire.LentTemplate(template.number, template.template, function.code, function.nested)
+        return wire.LentTemplate(template.number, lent, function.code, function.nested)
 
     # --- what becomes of lent tasks -------------------------------------------------------
 

@@ -506,10 +506,11 @@ class WorkerPool:
         return taken
 
     def lent_resources(self) -> dict[str, int]:
-        """Return what tasks of other nodes use."""
+        """Return what tasks of other nodes use that came under a lease, not placed otherwise."""
         lent: dict[str, int] = {}
         for worker in self.workers.values():
-            if worker.shape is not None and worker.shape[2] and worker.blocked_on is None:
+            shape = worker.shape
+            if shape is not None and shape[2] and not shape[4] and worker.blocked_on is None:
                 for name, amount in (worker.allocation or {}).items():
                     lent[name] = lent.get(name, 0) + amount
         return lent
