@@ -258,6 +258,7 @@ class Lending:
         if not 0 <= now - self._recalled_at < _RECALL_SECONDS:
             self._recalled_at = now
             self._recall(now)
+            self._shapes.forget_unused(self._pool.queues)
         self._report(now)
 
     def _lend_to_inputs(self, shape: Shape) -> None:

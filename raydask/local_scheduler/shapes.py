@@ -21,7 +21,7 @@ way.  Tasks whose duration is unknown, or long, are not given ahead.
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, ValuesView
+from collections.abc import ItemsView, Mapping, Sized, ValuesView
 from itertools import islice
 from math import inf
 from typing import Any, NamedTuple
@@ -145,6 +145,11 @@ class Shape:
         """From when until when nothing that is bound has waited long enough."""
         self.reported = 0
         self.preferred: frozenset[int] = frozenset()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing is known of it but what its tasks ask for."""
+        return not (self.nodes or self.lent or self._bound_to or self.coming or self.reported)
 
     # --- leases ---------------------------------------------------------------------------
 
@@ -363,6 +368,15 @@ class ShapeTable:
         """Forget the shapes of a job; return them."""
         keys = [key for key, shape in self._shapes.items() if shape.job == job]
         return [self._pop(key) for key in keys]
+
+    def forget_unused(self, queues: Mapping[tuple[Any, ...], Sized]) -> None:
+        """Forget shapes that have nothing and of which no task is ready.
+
+        Each placement group has some of its own.
+        """
+        for key, shape in list(self._shapes.items()):
+            if shape.is_unused and not queues.get(key):
+                self._pop(key)
 
     def _pop(self, key: tuple[Any, ...]) -> Shape:
         shape = self._shapes.pop(key)

@@ -353,3 +353,25 @@ def test_what_is_said_of_unknown_tasks_changes_nothing(message: object) -> None:
     node = with_another()
     say(node, message)
     assert told(node) == []
+
+
+def test_what_is_known_of_a_shape_goes_when_nothing_uses_it() -> None:
+    node = with_another()
+    here, there = node.submit(), node.submit()
+    lease(node, 1)
+    spread = TaskTemplate(PLAIN.function_id, "s", strategy=Strategy("SPREAD"))
+    placed = node.submit(spread)
+    node.tell(events.TasksPlaced([(placed, _OTHER)]))
+    node.tick(1.0)
+    shapes = node.core.between.lending._shapes  # type: ignore[union-attr]
+    assert len(shapes.values()) == 2
+
+    assert lent(node) == [there, placed]
+    for each in (there, placed):
+        say(node, result(each, inline(each)))
+    node.end(10, here)
+    node.tick(1.0)
+    assert len(shapes.values()) == 1  # it has a lease
+    lease(node, 0)
+    node.tick(1.0)
+    assert not shapes.values()
