@@ -28,8 +28,8 @@ class ActorsAbroad(Protocol):
     def begin(self, creation: TaskRecord) -> None:
         """Create an actor here, once what its creation needs is here."""
 
-    def host(self, actor: ActorRecord, node: int) -> bool:
-        """Have a node host an actor; say whether there is such a node."""
+    def host(self, actor: ActorRecord, node: int) -> None:
+        """Have a node host an actor; ask for another place if it has died meanwhile, or leaves."""
 
     def end(self, actor: ActorRecord, cause: str) -> None:
         """End the process of an actor on the node that hosts it."""
@@ -111,8 +111,10 @@ class ActorTable:
         if creation.state == TaskState.READY:
             return
         if node != self._node:
-            if self.abroad is None or not self.abroad.host(actor, node):
-                self.ask_for_place(creation)  # that node has died meanwhile
+            if self.abroad is None:
+                self.ask_for_place(creation)  # there is no such node yet
+            else:
+                self.abroad.host(actor, node)
         elif self.abroad is None:
             self._pool.ready(creation)
         else:

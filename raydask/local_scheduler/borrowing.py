@@ -41,9 +41,14 @@ class Borrowing:
         self._new: dict[int, list[ObjectID]] = {}
         self._unanswered: dict[int, int] = {}
         """The home that each number was sent to, oldest first."""
-        self._released: dict[ObjectID, int] = {}
-        """What is to be let go of, and the last number that it has to wait for."""
-        self._waiting: deque[tuple[int, int, object]] = deque()
+        self._new_releases: dict[ObjectID, None] = {}
+        self._new_words: list[tuple[int, object]] = []
+        """What nodes, or this one, are to be told, since the last event."""
+        # Both oldest first, with the last number that each has to wait for.
+        self._releases: dict[ObjectID, int] = {}
+        self._words: deque[tuple[int, int, object]] = deque()
+        self._looked_for = 0
+        """The oldest number that was unanswered when these were looked at last."""
 
     def borrow(self, record: ObjectRecord) -> None:
         """Have the object's home count this node as a holder."""
@@ -51,7 +56,9 @@ class Borrowing:
         assert remote is not None
         remote.borrowed = True
         object_id = record.object_id
-        if self._released.pop(object_id, None) is None:
+        if object_id in self._new_releases:
+            del self._new_releases[object_id]
+        elif self._releases.pop(object_id, None) is None:
             self._new.setdefault(home_of(object_id), []).append(object_id)
 
     def release(self, record: ObjectRecord) -> None:
@@ -59,15 +66,15 @@ class Borrowing:
         remote = record.remote
         assert remote is not None
         remote.borrowed = False
-        self._released[record.object_id] = -1
+        self._new_releases[record.object_id] = None
 
     def say(self, node: int, message: object) -> None:
         """Tell a node something that may let it let go, once all that is borrowed is known."""
-        self._waiting.append((-1, node, message))
+        self._new_words.append((node, message))
 
     def then(self, action: object) -> None:
         """Have something done here, once all that is borrowed is known."""
-        self._waiting.append((-1, _HERE, action))
+        self._new_words.append((_HERE, action))
 
     def answered(self, number: int) -> None:
         """Note that a home knows what was borrowed under this number."""
@@ -78,9 +85,11 @@ class Borrowing:
         self._new.pop(node, None)
         for number in [each for each, home in self._unanswered.items() if home == node]:
             del self._unanswered[number]
-        for object_id in [each for each in self._released if home_of(each) == node]:
-            del self._released[object_id]
-        self._waiting = deque(each for each in self._waiting if each[1] != node)
+        for releases in (self._releases, self._new_releases):
+            for object_id in [each for each in releases if home_of(each) == node]:
+                del releases[object_id]
+        self._words = deque(each for each in self._words if each[1] != node)
+        self._new_words = [each for each in self._new_words if each[0] != node]
 
     def flush(self) -> None:
         """Say what can be said now; called after each event."""
@@ -90,47 +99,53 @@ class Borrowing:
                 self._unanswered[self._numbers] = home
                 self._tell(home, Borrow(self._numbers, object_ids))
             self._new = {}
-        if self._waiting:
+        if self._new_words:
+            self._words.extend((self._numbers, *each) for each in self._new_words)
+            self._new_words = []
+        if self._new_releases:
+            self._releases.update(dict.fromkeys(self._new_releases, self._numbers))
+            self._new_releases = {}
+        if self._words or self._releases:
             self._say_what_can_be_said()
-        if self._released:
-            self._release_what_can_be()
 
     @property
     def has_to_tell(self) -> bool:
         """Whether others have to be told something that waits for an answer."""
-        return bool(self._waiting)
+        return bool(self._words or self._new_words)
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing waits for an answer."""
-        return not (self._unanswered or self._released or self._waiting or self._new)
+        releases = self._releases or self._new_releases
+        return not (self._unanswered or self._new or releases or self.has_to_tell)
 
     def _oldest(self) -> int:
         """Return the first number that has not been answered, or one that is larger than all."""
         return next(iter(self._unanswered), self._numbers + 1)
 
     def _say_what_can_be_said(self) -> None:
+        # What is new waits for all that is unanswered: only when the oldest of that has been
+        # answered is there anything that can go.
         oldest = self._oldest()
-        kept: deque[tuple[int, int, object]] = deque()
-        for after, node, message in self._waiting:
-            after = self._numbers if after < 0 else after
-            if after < oldest and not kept:
-                if node == _HERE:
-                    self._act(message)
-                else:
-                    self._tell(node, message)
+        if oldest == self._looked_for:
+            return
+        self._looked_for = oldest if self._unanswered else 0
+        words = self._words
+        while words and words[0][0] < oldest:
+            _, node, message = words.popleft()
+            if node == _HERE:
+                self._act(message)
             else:
-                kept.append((after, node, message))
-        self._waiting = kept
+                self._tell(node, message)
+        self._release_what_can_be(oldest)
 
-    def _release_what_can_be(self) -> None:
-        oldest = self._oldest()
+    def _release_what_can_be(self, oldest: int) -> None:
         batches: dict[int, list[ObjectID]] = {}
-        for object_id, after in list(self._released.items()):
-            if after < 0:
-                after = self._released[object_id] = self._numbers
-            if after < oldest:
-                del self._released[object_id]
-                batches.setdefault(home_of(object_id), []).append(object_id)
+        for object_id, after in self._releases.items():
+            if after >= oldest:
+                break
+            batches.setdefault(home_of(object_id), []).append(object_id)
         for home, object_ids in batches.items():
+            for object_id in object_ids:
+                del self._releases[object_id]
             self._tell(home, Release(object_ids))

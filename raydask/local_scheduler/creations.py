@@ -146,6 +146,11 @@ class Creations:
         value = result.values[0]
         self._work.fail(task, value.data, nested=value.nested)
 
+    def given_back(self, actor: ActorRecord) -> None:
+        """Ask for another place for an actor whose host has not begun its creation."""
+        actor.host = 0
+        self._work.given_back(actor.creation)
+
     # --- the actor's end ------------------------------------------------------------------
 
     def actor_process_died(self, actor: ActorRecord, cause: str) -> None:

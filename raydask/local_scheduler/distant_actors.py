@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import NamedTuple
 
-from raydask.ids import ActorID, ObjectID, ProcessNumber, home_of, peer_process
+from raydask.ids import ActorID, ObjectID, ProcessNumber, TaskID, home_of, peer_process
 from raydask.local_scheduler.actions import Send
 from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.lending import Lending
@@ -95,6 +95,7 @@ class DistantActors:
         self.ending: dict[ActorID, Ending] = {}
         actors.abroad = self
         lending.creation_failed = self.creation_failed
+        lending.creation_given_back = self.creation_given_back
 
     # --- actors of this node (ActorsAbroad) -----------------------------------------------
 
@@ -102,13 +103,13 @@ class DistantActors:
         """Create an actor here, once what its creation needs is here."""
         self._work.creations.begin(creation)
 
-    def host(self, actor: ActorRecord, node: int) -> bool:
-        """Have a node host an actor; say whether there is such a node."""
-        if node not in self._nodes:
-            return False
-        actor.host = node
-        self._lending.lend_creation(node, actor.creation)
-        return True
+    def host(self, actor: ActorRecord, node: int) -> None:
+        """Have a node host an actor; ask for another place if it has died meanwhile, or leaves."""
+        if self._lending.lends_to(node):
+            actor.host = node
+            self._lending.lend_creation(node, actor.creation)
+        else:
+            self._work.creations.ask_for_place(actor.creation)
 
     def end(self, actor: ActorRecord, cause: str) -> None:
         """End the process of an actor on the node that hosts it."""
@@ -144,6 +145,16 @@ class DistantActors:
             return False
         self._work.creations.failed_elsewhere(actor, result)
         return True
+
+    def creation_given_back(self, node: int, task_id: TaskID) -> None:
+        """Find another place for an actor whose host has not begun to create it, and will not."""
+        actor_id = ActorID(task_id)
+        ending = self.ending.get(actor_id)
+        if ending is not None and ending.node == node:
+            self._has_ended(actor_id)
+        actor = self._hosted_by(node, actor_id)
+        if actor is not None and actor.creation.state == TaskState.LENT:
+            self._work.creations.given_back(actor)
 
     def process_died(self, node: int, actor_id: ActorID, cause: str) -> None:
         """Decide what becomes of an actor whose process has died on its host."""

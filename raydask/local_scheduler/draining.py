@@ -197,9 +197,15 @@ def what_is_left(core: LocalScheduler, drivers: int) -> str:
     """Say what a node waits for that leaves, for people; empty: nothing."""
     if drivers:
         return _count(drivers, "program that is", "programs that are") + " connected to it"
-    actors = len(core.actors.living)
-    if actors:
-        return _count(actors, "actor that lives", "actors that live") + " on it"
+    own = [core.actors.records[each] for each in core.actors.living]
+    abroad = sum(bool(actor.host) for actor in own)
+    hosted = len(core.between.hosting.hosted) if core.between is not None else 0
+    here = len(own) - abroad + hosted
+    if here:
+        return _count(here, "actor that lives", "actors that live") + " on it"
+    if abroad:
+        ones = _count(abroad, "actor of its own that lives", "actors of its own that live")
+        return f"{ones} on other nodes, and would end with it"
     if any(task.state in OPEN for task in core.tasks.values()):
         return "tasks that have not ended"
     return core.between.what_is_left() if core.between is not None else ""

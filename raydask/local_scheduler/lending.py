@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+from msgspec import structs
+
 from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.borrowing import Borrowing
@@ -27,9 +29,10 @@ from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.policy import ReadyQueue
 from raydask.local_scheduler.records import ObjectRecord, Remote, TaskRecord, TemplateRecord
-from raydask.local_scheduler.shapes import Shape
+from raydask.local_scheduler.shapes import Shape, ShapeTable
 from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import WorkerPool
+from raydask.placement import Strategy
 from raydask.task import TaskSpec
 from raydask.wire import messages as wire
 from raydask.wire.messages import ObjectValue, ShapeDemand, ValueKind
@@ -108,9 +111,7 @@ class Lending:
         self._borrowing = borrowing
         self._outgoing = outgoing
         self._tell = tell
-        self._numbers = 0
-        self._shapes: dict[tuple[Any, ...], Shape] = {}
-        self._by_number: dict[int, Shape] = {}
+        self._shapes = ShapeTable()
         self.lent: dict[int, dict[TaskID, TaskRecord]] = {}
         self._told_templates: dict[int, set[TemplateRecord]] = {}
         self._told_functions: dict[int, set[tuple[int, FunctionID]]] = {}
@@ -123,6 +124,7 @@ class Lending:
         self._now = 0.0
         self.creation_failed: Callable[[int, wire.TaskResult], bool] = _unexpected
         """Told of results of what is no task that was lent under a lease."""
+        self.creation_given_back: Callable[[int, TaskID], None] = _nothing_to_place
 
     # --- nodes and jobs -------------------------------------------------------------------
 
@@ -131,9 +133,9 @@ class Lending:
         self._leaving.add(node)
         for shape in self._shapes.values():
             shape.lease(node, 0)
-            for task, _ in list(shape.bound.get(node, {}).values()):
-                shape.unbind(task)
-                self.place(task, now)
+            for bound in list(shape.bound.get(node, {}).values()):
+                shape.unbind(bound.task)
+                self.place(bound.task, now)
 
     def node_lost(self, node: int, cause: str, now: float) -> None:
         """Retry what a dead node had, and place anew what was to go there."""
@@ -157,11 +159,13 @@ class Lending:
             templates, functions = self._told_templates[node], self._told_functions[node]
             templates -= {template for template in templates if template.shape[0] == job}
             functions -= {mark for mark in functions if mark[0] == job}
-        for key in [key for key, shape in self._shapes.items() if shape.job == job]:
-            shape = self._shapes.pop(key)
-            del self._by_number[shape.number]
+        for shape in self._shapes.forget_job(job):
             if shape.reported:
                 self._demand([ShapeDemand(shape.number, shape.resources, 0)])
+
+    def lends_to(self, node: int) -> bool:
+        """Say whether a node is there and does not leave."""
+        return node in self._nodes and node not in self._leaving
 
     def ask_again(self) -> None:
         """Tell a global scheduler that has just come what is wanted; it knows of no leases."""
@@ -184,7 +188,7 @@ class Lending:
             assert record.remote is not None
             away.append(record)
             for node in record.remote.nodes:
-                if node in self._nodes and node not in self._leaving:
+                if self.lends_to(node):
                     at[node] = at.get(node, 0) + record.remote.size
         if not task.template.feasible:
             self._work.passed_up.pass_up(task, self._work.now)
@@ -203,7 +207,7 @@ class Lending:
         patience = max(_LEAST_PATIENCE, transfer)
         if at[best] <= here:
             best, patience = self._node, 0.0
-        self._shape_of(task).bind(task, best, now + patience, seconds)
+        self._shapes.of(task).bind(task, best, now, now + patience, seconds)
 
     def bring(self, task: TaskRecord) -> None:
         """Have a task's inputs brought here, where it shall run."""
@@ -218,15 +222,6 @@ class Lending:
         for record in records:
             self._fetching.want(record, urgent=False)
 
-    def _shape_of(self, task: TaskRecord) -> Shape:
-        key = task.template.shape
-        shape = self._shapes.get(key)
-        if shape is None:
-            self._numbers += 1
-            shape = Shape(self._numbers, task.job, task.template.template.resources)
-            self._shapes[key] = self._by_number[self._numbers] = shape
-        return shape
-
     def forget(self, task: TaskRecord) -> None:
         """Note that a task does not wait to be lent any more."""
         shape = self._shapes.get(task.template.shape)
@@ -239,20 +234,19 @@ class Lending:
     def leases_changed(self, leases: list[wire.Lease]) -> None:
         """Take in how many tasks others will run for this node."""
         for lease in leases:
-            shape = self._by_number.get(lease.shape)
+            shape = self._shapes.numbered(lease.shape)
             if shape is None:
                 continue
-            lends = lease.node in self._nodes and lease.node not in self._leaving
-            shape.lease(lease.node, lease.slots if lends else 0)
+            shape.lease(lease.node, lease.slots if self.lends_to(lease.node) else 0)
 
     def balance(self, now: float) -> None:
         """Lend what can be lent, and say what else is wanted; called after each event."""
         self._now = now
         for key, queue in self._pool.queues.items():
-            if queue and key not in self._shapes and not (key[1] or key[2] or key[4]):
+            if queue and not (key[1] or key[2] or key[4] or self._shapes.get(key)):
                 head = queue.head()
                 assert head is not None
-                self._shape_of(head)
+                self._shapes.of(head)
         for key, shape in self._shapes.items():
             if shape.matched:
                 self._lend_to_inputs(shape)
@@ -261,9 +255,10 @@ class Lending:
                 self._lend_ready(shape, queue_now)
             if shape.waiting:
                 self._run_anywhere(shape, now)
-        if now - self._recalled_at >= _RECALL_SECONDS:
+        if not 0 <= now - self._recalled_at < _RECALL_SECONDS:
             self._recalled_at = now
             self._recall(now)
+            self._shapes.forget_unused(self._pool.queues)
         self._report(now)
 
     def _lend_to_inputs(self, shape: Shape) -> None:
@@ -272,7 +267,7 @@ class Lending:
             known = shape.nodes[node]
             tasks: list[TaskRecord] = []
             while node in shape.matched:
-                task, _ = next(iter(shape.bound[node].values()))
+                task = next(iter(shape.bound[node].values())).task
                 if not known.has_room(task.template.cost):
                     shape.close(node)
                     break
@@ -322,15 +317,15 @@ class Lending:
         room = resources.how_often(shape.resources, _MOST_COMING) - len(shape.coming)
         if room > 0:
             self._take_in(shape, shape.impatient(now, room))
-        while shape.open and shape.waiting:
-            node = next(iter(shape.open))
-            known = shape.nodes[node]
-            tasks = shape.impatient(now, max(0, known.slots - known.count))
+        if not (shape.open and shape.has_impatient(now)):
+            return
+        for node, slots in shape.idle_slots():
+            tasks = shape.impatient(now, slots)
             if not tasks:
                 return
             for task in tasks:
                 self._count_lent(shape, node, task)
-            if known.count >= known.slots:
+            if not shape.nodes[node].has_room(0.0):
                 shape.close(node)
             self._send(node, tasks)
 
@@ -428,7 +423,7 @@ class Lending:
     def lend(self, node: int, tasks: list[TaskRecord]) -> None:
         """Have a node run tasks of one job, whose inputs all exist."""
         for task in tasks:
-            self._count_lent(self._shape_of(task), node, task)
+            self._count_lent(self._shapes.of(task), node, task)
         self._send(node, tasks)
 
     def lend_creation(self, node: int, creation: TaskRecord) -> None:
@@ -483,10 +478,14 @@ class Lending:
         function = self._pool.functions.get(function_id)
         told = self._told_functions.setdefault(node, set())
         mark = (template.shape[0], function_id)
+        lent = template.template
+        if lent.strategy is None and not template.feasible:
+            # Passed up: it is where it has been placed, and takes nothing of a lease there.
+            lent = structs.replace(lent, strategy=Strategy("NODE", node=node))
         if function is None or mark in told:
-            return wire.LentTemplate(template.number, template.template, b"", [])
+            return wire.LentTemplate(template.number, lent, b"", [])
         told.add(mark)
-        return wire.LentTemplate(template.number, template.template, function.code, function.nested)
+        return wire.LentTemplate(template.number, lent, function.code, function.nested)
 
     # --- what becomes of lent tasks -------------------------------------------------------
 
@@ -564,6 +563,8 @@ class Lending:
             task = self._take(node, task_id)
             if task is not None:
                 self._work.given_back(task)
+            else:
+                self.creation_given_back(node, task_id)
 
     def cancel(self, task: TaskRecord, *, force: bool, recursive: bool) -> None:
         """Cancel a task that a node has, with `recursive` also what it has submitted there."""
@@ -574,6 +575,10 @@ class Lending:
 
 def _unexpected(node: int, result: wire.TaskResult) -> bool:
     return False
+
+
+def _nothing_to_place(node: int, task_id: TaskID) -> None:
+    pass
 
 
 def _kept_there(values: list[ObjectValue]) -> list[ObjectID]:

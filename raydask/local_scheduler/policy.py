@@ -32,6 +32,7 @@ from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerReco
 from raydask.placement import group_names, is_weightless, whole_group_name
 from raydask.task import RESOURCE_UNIT
 
+_CPU = "CPU"
 _GPU = "GPU"
 _SEQUENCE_BITS = 40
 _DEPTH_RANGE = 4096
@@ -374,6 +375,13 @@ class Resources:
         pool = self._aside.get(whole_group_name(name), {})
         own = self._bundles.get(name)
         return dict(pool) if own is None else {device: pool[device] for device, _ in own}
+
+
+def cpus_of(allocation: Mapping[str, int]) -> dict[str, int]:
+    """Return what of the resources is CPUs, of the node or of a placement group."""
+    if _CPU in allocation:
+        return {_CPU: allocation[_CPU]}
+    return {name: allocation[name] for name in group_names(allocation, _CPU)}
 
 
 def gpus_of(wanted: Mapping[str, int]) -> str:

@@ -101,7 +101,15 @@ class TemplateRecord:
 
     __slots__ = ("_entry", "alone", "cost", "feasible", "number", "shape", "template")
 
-    def __init__(self, number: int, template: TaskTemplate, job: int, home: int = 0) -> None:
+    def __init__(
+        self,
+        number: int,
+        template: TaskTemplate,
+        job: int,
+        home: int = 0,
+        *,
+        feasible: bool = True,
+    ) -> None:
         self.number = number
         self.template = template
         self.shape: tuple[Any, ...] = (
@@ -109,11 +117,11 @@ class TemplateRecord:
             template.kind == TaskKind.ACTOR_CREATION,
             home,
             tuple(sorted(template.resources.items())),
-            template.strategy is not None,
+            template.strategy is not None or not feasible,
         )
         """What its tasks are alike in; the third is the node that lends them, 0: this one, and
-        the last says whether the global scheduler has placed them."""
-        self.feasible = True
+        the last says whether the global scheduler has placed them, so that they need no lease."""
+        self.feasible = feasible
         """Whether this node could ever run its tasks, and may do so without asking."""
         self.cost: float | None = None
         """Seconds that a call takes, averaged; None before the first has ended."""

@@ -21,7 +21,10 @@ way.  Tasks whose duration is unknown, or long, are not given ahead.
 
 from __future__ import annotations
 
+from collections.abc import ItemsView, Mapping, Sized, ValuesView
 from itertools import islice
+from math import inf
+from typing import Any, NamedTuple
 
 from raydask.ids import TaskID
 from raydask.local_scheduler.records import TaskRecord
@@ -64,6 +67,18 @@ class LentToNode:
         return self.seconds + cost <= self.slots * _AHEAD_SECONDS
 
 
+class Bound(NamedTuple):
+    """A task that is bound to a node: since when, and until when it waits for that."""
+
+    task: TaskRecord
+    since: float
+    until: float
+
+    def is_patient(self, now: float) -> bool:
+        """Say whether it still waits; it does not if the clock has been set back."""
+        return self.since <= now < self.until
+
+
 class Shape:
     """The tasks that ask for the same in one job.
 
@@ -84,8 +99,8 @@ class Shape:
         What these take together, estimated.
     open, matched : dict of int to None
         Nodes, in order.
-    bound : dict of int to dict of TaskID to (TaskRecord, float)
-        By the node where their inputs are: tasks, and until when they wait for it.
+    bound : dict of int to dict of TaskID to Bound
+        By the node where their inputs are.
     bound_seconds : float
         What these take together, estimated.
     coming : set of TaskID
@@ -96,8 +111,8 @@ class Shape:
     """
 
     __slots__ = (
+        "_all_patient",
         "_bound_to",
-        "_looked_at",
         "bound",
         "bound_seconds",
         "coming",
@@ -122,14 +137,19 @@ class Shape:
         self.lent_seconds = 0.0
         self.open: dict[int, None] = {}
         self.matched: dict[int, None] = {}
-        self.bound: dict[int, dict[TaskID, tuple[TaskRecord, float]]] = {}
+        self.bound: dict[int, dict[TaskID, Bound]] = {}
         self.bound_seconds = 0.0
         self._bound_to: dict[TaskID, tuple[int, float]] = {}
         self.coming: set[TaskID] = set()
-        self._looked_at = 0.0
-        """Before this nothing that is bound has waited long enough."""
+        self._all_patient = (0.0, 0.0)
+        """From when until when nothing that is bound has waited long enough."""
         self.reported = 0
         self.preferred: frozenset[int] = frozenset()
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether nothing is known of it but what its tasks ask for."""
+        return not (self.nodes or self.lent or self._bound_to or self.coming or self.reported)
 
     # --- leases ---------------------------------------------------------------------------
 
@@ -155,7 +175,7 @@ class Shape:
         if known is not None:
             self._count(-known.count, -known.seconds)
         self.close(node)
-        tasks = [task for task, _ in self.bound.get(node, {}).values()]
+        tasks = [each.task for each in self.bound.get(node, {}).values()]
         for task in tasks:
             self.unbind(task)
         return tasks
@@ -209,36 +229,44 @@ class Shape:
     @property
     def has_idle_slots(self) -> bool:
         """Whether a task that waits elsewhere could begin at once at some node."""
-        nodes = self.nodes
-        return any(nodes[node].count < nodes[node].slots for node in self.open)
+        return bool(self.idle_slots())
+
+    def idle_slots(self) -> list[tuple[int, int]]:
+        """Return nodes that have fewer tasks than slots, and how many fewer."""
+        # Others may be open because they can be given short tasks ahead.
+        opened = ((node, self.nodes[node]) for node in self.open)
+        return [(node, at.slots - at.count) for node, at in opened if at.count < at.slots]
 
     def stuck(self, now: float, patience: float) -> list[tuple[int, int]]:
         """Return nodes that have more than their slots and do not get on, and how many more."""
         found = []
         for node, known in self.nodes.items():
-            if known.count > known.slots and now - known.progress > patience:
+            if known.count > known.slots and not 0 <= now - known.progress <= patience:
                 known.progress = now
                 found.append((node, known.count - known.slots))
         return found
 
     # --- tasks that are bound ---------------------------------------------------------------
 
-    def bind(self, task: TaskRecord, node: int, until: float, seconds: float) -> None:
+    def bind(self, task: TaskRecord, node: int, since: float, until: float, seconds: float) -> None:
         """Let a task wait for a lease at a node until a time; it may have waited for another.
 
         Parameters
         ----------
         task : TaskRecord
         node : int
+        since : float
+            Now.
         until : float
         seconds : float
             For how long it will use a slot, estimated.
         """
         self.unbind(task)
-        self.bound.setdefault(node, {})[task.spec.task_id] = (task, until)
+        self.bound.setdefault(node, {})[task.spec.task_id] = Bound(task, since, until)
         self._bound_to[task.spec.task_id] = (node, seconds)
         self.bound_seconds += seconds
-        self._looked_at = min(self._looked_at, until)
+        begin, end = self._all_patient
+        self._all_patient = (max(begin, since), min(end, until))
         if node in self.open:
             self.matched[node] = None
 
@@ -249,7 +277,8 @@ class Shape:
 
     def take_bound(self, node: int, most: int) -> list[TaskRecord]:
         """Take out at most so many of the tasks that are bound to a node."""
-        tasks = [task for task, _ in islice(self.bound.get(node, {}).values(), max(0, most))]
+        bound = islice(self.bound.get(node, {}).values(), max(0, most))
+        tasks = [each.task for each in bound]
         for task in tasks:
             self.unbind(task)
         return tasks
@@ -266,19 +295,32 @@ class Shape:
                 del self.bound[node]
                 self.matched.pop(node, None)
 
+    def has_impatient(self, now: float) -> bool:
+        """Say whether any task has waited long enough."""
+        begin, end = self._all_patient
+        if begin <= now < end:
+            return False
+        heads = [next(iter(tasks.values())) for tasks in self.bound.values()]
+        if not all(head.is_patient(now) for head in heads):
+            return True
+        self._all_patient = (now, min((head.until for head in heads), default=inf))
+        return False
+
     def impatient(self, now: float, most: int) -> list[TaskRecord]:
         """Take out at most so many of the tasks that have waited long enough."""
-        if now < self._looked_at:
+        begin, end = self._all_patient
+        if begin <= now < end:
             return []
         found: list[TaskRecord] = []
-        earliest = float("inf")
+        earliest = inf
         for tasks in self.bound.values():
-            for task, until in tasks.values():
-                if until > now or len(found) >= most:
-                    earliest = min(earliest, until)
+            for each in tasks.values():
+                is_patient = each.is_patient(now)
+                if is_patient or len(found) >= most:
+                    earliest = min(earliest, each.until if is_patient else now)
                     break
-                found.append(task)
-        self._looked_at = earliest
+                found.append(each.task)
+        self._all_patient = (now, earliest)
         for task in found:
             self.unbind(task)
         return found
@@ -286,3 +328,57 @@ class Shape:
     def nodes_of_bound(self, most: int) -> list[int]:
         """Return the nodes that most tasks are bound to."""
         return sorted(self.bound, key=lambda node: -len(self.bound[node]))[:most]
+
+
+class ShapeTable:
+    """The shapes of one node's tasks, each with a number by which the global scheduler knows it."""
+
+    def __init__(self) -> None:
+        self._numbers = 0
+        self._shapes: dict[tuple[Any, ...], Shape] = {}
+        self._by_number: dict[int, Shape] = {}
+
+    def of(self, task: TaskRecord) -> Shape:
+        """Return a task's shape, a new one if it is the first of its kind."""
+        key = task.template.shape
+        shape = self._shapes.get(key)
+        if shape is None:
+            self._numbers += 1
+            shape = Shape(self._numbers, task.job, task.template.template.resources)
+            self._shapes[key] = self._by_number[self._numbers] = shape
+        return shape
+
+    def get(self, key: tuple[Any, ...]) -> Shape | None:
+        """Return the shape of templates with this key, or None."""
+        return self._shapes.get(key)
+
+    def numbered(self, number: int) -> Shape | None:
+        """Return the shape with this number, or None if it has been forgotten."""
+        return self._by_number.get(number)
+
+    def items(self) -> ItemsView[tuple[Any, ...], Shape]:
+        """Return the shapes with their keys."""
+        return self._shapes.items()
+
+    def values(self) -> ValuesView[Shape]:
+        """Return the shapes."""
+        return self._shapes.values()
+
+    def forget_job(self, job: int) -> list[Shape]:
+        """Forget the shapes of a job; return them."""
+        keys = [key for key, shape in self._shapes.items() if shape.job == job]
+        return [self._pop(key) for key in keys]
+
+    def forget_unused(self, queues: Mapping[tuple[Any, ...], Sized]) -> None:
+        """Forget shapes that have nothing and of which no task is ready.
+
+        Each placement group has some of its own.
+        """
+        for key, shape in list(self._shapes.items()):
+            if shape.is_unused and not queues.get(key):
+                self._pop(key)
+
+    def _pop(self, key: tuple[Any, ...]) -> Shape:
+        shape = self._shapes.pop(key)
+        del self._by_number[shape.number]
+        return shape

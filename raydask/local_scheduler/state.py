@@ -341,10 +341,9 @@ class LocalScheduler:
 
     def _new_template(self, template: TaskTemplate, job: int, home: int = 0) -> TemplateRecord:
         self._template_count += 1
-        record = TemplateRecord(self._template_count, template, job, home)
         is_ours_to_place = template.strategy is None
-        record.feasible = is_ours_to_place and self.pool.resources.feasible(template.resources)
-        return record
+        feasible = is_ours_to_place and self.pool.resources.feasible(template.resources)
+        return TemplateRecord(self._template_count, template, job, home, feasible=feasible)
 
     def _on_global_scheduler(self, event: events.GlobalSchedulerCame) -> None:
         self._passed_up.ask_again()

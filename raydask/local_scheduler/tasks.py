@@ -287,8 +287,9 @@ class TaskTable:
                 continue
             if task in wanting:
                 task.away -= wanting[task]
-                if not task.away and self.elsewhere is not None:
-                    self.elsewhere.inputs_came(task)
+                if task.away or self.elsewhere is None:
+                    continue  # where it runs has been decided
+                self.elsewhere.inputs_came(task)
             else:
                 task.missing -= 1
             if not task.missing:

@@ -26,15 +26,9 @@ from raydask.local_scheduler.actions import (
 )
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
-from raydask.local_scheduler.policy import Pipeline, ReadyQueue, Resources, gpus_of
-from raydask.local_scheduler.records import (
-    FunctionRecord,
-    TaskRecord,
-    TaskState,
-    WorkerRecord,
-)
+from raydask.local_scheduler.policy import Pipeline, ReadyQueue, Resources, cpus_of, gpus_of
+from raydask.local_scheduler.records import FunctionRecord, TaskRecord, TaskState, WorkerRecord
 from raydask.local_scheduler.worker_starts import ANY_JOB, WorkerStarts
-from raydask.placement import group_names
 from raydask.task import TaskTemplate
 from raydask.wire.messages import (
     Assignment,
@@ -46,10 +40,11 @@ from raydask.wire.messages import (
     ValueKind,
 )
 
-_CPU = "CPU"
 _STORED = int(ValueKind.STORED)
 _FREE_TASKS_PER_WORKER = 8
 """How many tasks that ask for no resources run at once for each worker that is kept."""
+_TIDY_SECONDS = 1.0
+"""How often queues are looked for that nothing uses."""
 
 
 class PoolSettings(NamedTuple):
@@ -115,6 +110,7 @@ class WorkerPool:
         self._limits_roots = False
         self.starts = WorkerStarts(settings.start_seconds, outgoing)
         self._now = 0.0
+        self._tidied_at = float("-inf")
         self._timed: dict[TaskID, TaskRecord] = {}
 
     # --- workers come and go --------------------------------------------------------------
@@ -471,7 +467,7 @@ class WorkerPool:
             if worker.blocked_on is None:
                 self.resources.free(allocation)
             else:
-                cpus = _cpus_of(allocation)
+                cpus = cpus_of(allocation)
                 self.resources.free({k: v for k, v in allocation.items() if k not in cpus})
             worker.allocation = None
         worker.blocked_on = None
@@ -506,10 +502,11 @@ class WorkerPool:
         return taken
 
     def lent_resources(self) -> dict[str, int]:
-        """Return what tasks of other nodes use."""
+        """Return what tasks of other nodes use that came under a lease, not placed otherwise."""
         lent: dict[str, int] = {}
         for worker in self.workers.values():
-            if worker.shape is not None and worker.shape[2] and worker.blocked_on is None:
+            shape = worker.shape
+            if shape is not None and shape[2] and not shape[4] and worker.blocked_on is None:
                 for name, amount in (worker.allocation or {}).items():
                     lent[name] = lent.get(name, 0) + amount
         return lent
@@ -537,13 +534,13 @@ class WorkerPool:
         worker.blocked_on = None
         worker.progress = now
         if worker.allocation is not None:
-            self.resources.allocate(_cpus_of(worker.allocation))
+            self.resources.allocate(cpus_of(worker.allocation))
         if worker.shape in self._queues and not worker.dying and not worker.draining:
             self._queues[worker.shape].workers[worker.process] = worker
 
     def _give_cpus(self, worker: WorkerRecord, allocation: dict[str, int] | None) -> None:
         if allocation is not None:
-            self.resources.free(_cpus_of(allocation))
+            self.resources.free(cpus_of(allocation))
 
     # --- time -----------------------------------------------------------------------------
 
@@ -556,6 +553,7 @@ class WorkerPool:
                     worker.reclaiming = True
                     self._outgoing.actions.append(SendControl(worker.process, Reclaim()))
         self._retire_surplus(now)
+        self._forget_unused_queues(now)
         self.starts.tick(now)
         return [task for task in self._timed.values() if now > task.deadline]
 
@@ -568,6 +566,16 @@ class WorkerPool:
         for worker in idle[:surplus]:
             if now - worker.idle_since > self._settings.idle_seconds:
                 self.retire(worker, "it was idle")
+
+    def _forget_unused_queues(self, now: float) -> None:
+        # Each placement group has queues of its own, and every event looks at all there are.
+        if 0 <= now - self._tidied_at < _TIDY_SECONDS:
+            return
+        self._tidied_at = now
+        served = {worker.shape for worker in self.workers.values()}
+        for shape, queue in list(self._queues.items()):
+            if not (queue or queue.held_back or shape in served):
+                del self._queues[shape]
 
     def others_work(self, process: ProcessNumber) -> bool:
         """Say whether any worker but this one has something to do."""
@@ -586,13 +594,6 @@ class WorkerPool:
 def _head_key(queue: ReadyQueue) -> int:
     head = queue.head()
     return head.key if head is not None else 0
-
-
-def _cpus_of(allocation: dict[str, int]) -> dict[str, int]:
-    """Return what of the resources is CPUs, of the node or of a placement group."""
-    if _CPU in allocation:
-        return {_CPU: allocation[_CPU]}
-    return {name: allocation[name] for name in group_names(allocation, _CPU)}
 
 
 def _load(worker: WorkerRecord) -> float:

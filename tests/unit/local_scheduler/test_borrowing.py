@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from raydask.ids import IDSource, NodeNumber, ObjectID, ProcessNumber
+from raydask.local_scheduler import borrowing
 from raydask.local_scheduler.borrowing import Borrowing
 from raydask.local_scheduler.records import ObjectRecord, Remote
 from raydask.wire.messages import Borrow, LentResults, Release
@@ -105,6 +111,54 @@ def test_what_is_borrowed_again_before_its_release_was_said_is_kept() -> None:
 
     assert said.take() == []
     assert record.remote is not None and record.remote.borrowed
+
+
+@contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """Count the lines that are run in the module that is tested."""
+    lines: Counter[str] = Counter()
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename != borrowing.__file__:
+            return None
+        lines[event] += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield lines
+    finally:
+        sys.settrace(before)
+
+
+def test_what_waits_for_a_home_that_does_not_answer_costs_later_events_nothing() -> None:
+    said = Said()
+    source = IDSource(NodeNumber(2), ProcessNumber(1))
+    said.borrowing.borrow(record_of(3))
+    said.take()
+
+    def wait(count: int) -> None:
+        for _ in range(count):
+            record = ObjectRecord(source.next_put_id(), None)
+            record.remote = Remote(is_ours=False)
+            said.borrowing.release(record)
+            said.borrowing.say(2, "results")
+        assert said.take() == []
+
+    costs = []
+    for count in (1, 1000):
+        wait(count)
+        with counting() as lines:
+            said.borrowing.say(2, "one more")
+            assert said.take() == []
+        costs.append(lines["line"])
+    assert costs[0] == costs[1] > 0
+
+    said.borrowing.answered(1)
+    *words, release = said.take()
+    assert len(words) == 1001 + 2
+    assert len(release[1].object_ids) == 1001
 
 
 def test_a_dead_home_is_not_waited_for_and_told_nothing() -> None:

@@ -264,3 +264,17 @@ def test_two_bundles_of_a_group_share_no_more_than_they_have() -> None:
     own = [resources.take_gpus(UNIT, f"GPU_group_{GROUP.hex()}_{index}") for index in (0, 1)]
     assert sorted(own) == [[5], [6]]
     assert not resources.reserve({"GPU": 1}, supplied({"GPU": 1}, OTHER, 0))
+
+
+def test_the_queue_of_a_group_goes_when_nothing_uses_it() -> None:
+    node = Node()
+    node.workers(10, 11)
+    assert reserve(node, 1)
+    task_id = placed(node, in_group())
+    node.tick(2.0)
+    assert len(node.core.pool.queues) == 1
+
+    node.end(node.where(task_id), task_id)
+    give_back(node, 0)
+    node.tick(2.0)
+    assert not node.core.pool.queues

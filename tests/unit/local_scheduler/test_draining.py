@@ -6,8 +6,9 @@ from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import EndSession, SendGlobal
 from raydask.local_scheduler.draining import Draining, Stage
 from raydask.local_scheduler.outgoing import Outgoing
-from raydask.wire.messages import LeaveCluster, Part
-from tests.unit.local_scheduler.node import DRIVER, Node
+from raydask.wire.messages import ActorState, LeaveCluster, Part
+from tests.unit.local_scheduler.node import DETACHED, DRIVER, Node
+from tests.unit.local_scheduler.pair import Pair
 
 
 class Leaver:
@@ -176,3 +177,41 @@ def test_a_node_waits_for_its_driver_and_then_for_nothing() -> None:
     assert any(isinstance(action, EndSession) for action in node.actions)
     said = [each.message for each in node.actions if isinstance(each, SendGlobal)]
     assert LeaveCluster() in said
+
+
+def awaited(node: Node) -> str:
+    assert node.core.draining is not None
+    return node.core.draining.awaited
+
+
+def leaves(pair: Pair, node: Node) -> None:
+    """Let a node of two that leaves go as far as it can, a second long."""
+    for _ in range(10):
+        node.tick(0.1)
+        pair.pass_on()
+
+
+def test_a_node_waits_for_the_actors_of_others_that_live_on_it() -> None:
+    pair = Pair()
+    actor_id = pair.created()
+    pair.host.tell(events.DrainRequested(600.0, is_last=False))
+    leaves(pair, pair.host)
+    assert awaited(pair.host) == "1 actors that live on it"
+    assert pair.host.killed == []
+
+    pair.home.tell(events.KillActorRequested(DRIVER, actor_id, True))
+    pair.pass_on()
+    pair.host.leave(pair.host.killed[0])
+    leaves(pair, pair.host)
+    assert pair.host.core.draining is not None
+    assert pair.host.core.draining.stage == Stage.GONE
+
+
+def test_a_node_waits_for_its_own_actors_that_live_on_others() -> None:
+    pair = Pair()
+    actor_id = pair.created(DETACHED)
+    pair.home.tell(events.DriverLeft(DRIVER))
+    pair.home.tell(events.DrainRequested(600.0, is_last=False))
+    leaves(pair, pair.home)
+    assert "1 actors of its own that live on other nodes" in awaited(pair.home)
+    assert pair.state(actor_id) == ActorState.ALIVE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from raydask.ids import (
     IDSource,
     NodeNumber,
@@ -15,7 +17,8 @@ from raydask.ids import (
 )
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import AnswerRegion, CancelPull, Send, StartPull
-from raydask.task import TaskSpec
+from raydask.placement import Strategy
+from raydask.task import TaskSpec, TaskTemplate
 from raydask.wire import messages as wire
 from raydask.wire.messages import JobSettings, ObjectValue, TaskResult, TaskStatus, ValueKind
 from tests.unit.local_scheduler.node import PLAIN, Node
@@ -44,8 +47,9 @@ class Host(Node):
         values: list[ObjectValue] | None = None,
         located: list[wire.Whereabouts] | None = None,
         attempts: int = 0,
+        template: TaskTemplate = PLAIN,
     ) -> TaskID:
-        templates = [] if self.introduced else [wire.LentTemplate(5, PLAIN, b"code", [])]
+        templates = [] if self.introduced else [wire.LentTemplate(5, template, b"code", [])]
         self.introduced = True
         spec = TaskSpec(self.ids.next_task_id(), 5, b"", dependencies or [], [])
         settings = JobSettings(JOB, "", [], "/")
@@ -297,3 +301,16 @@ def test_holding_for_another_node_is_as_for_a_process() -> None:
     assert small in host.core.objects.records
     host.say(wire.Release([small]))
     assert small not in host.core.objects.records
+
+
+@pytest.mark.parametrize(
+    ("strategy", "counted"), [(None, {"CPU": 10_000}), (Strategy("NODE", node=1), {})]
+)
+def test_only_guests_that_came_under_a_lease_count_as_lent(
+    strategy: Strategy | None, counted: dict[str, int]
+) -> None:
+    host = Host()
+    template = TaskTemplate(PLAIN.function_id, "f", resources=PLAIN.resources, strategy=strategy)
+    task_id = host.lend(template=template)
+    assert host.given(10) == [task_id]
+    assert host.core.lent_resources == counted

@@ -9,8 +9,9 @@ import pytest
 from raydask.errors import ObjectLostError, WorkerCrashedError
 from raydask.ids import ObjectID, TaskID, peer_process, return_id
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import Send, SendGlobal
+from raydask.local_scheduler.actions import AnswerRegion, Send, SendGlobal, StartPull
 from raydask.local_scheduler.records import TaskState
+from raydask.placement import Strategy
 from raydask.task import TaskTemplate
 from raydask.wire import messages as wire
 from raydask.wire.messages import Lease, ObjectValue, TaskResult, TaskStatus, ValueKind
@@ -273,6 +274,49 @@ def test_a_task_that_was_given_back_runs_here_and_is_not_charged() -> None:
     assert node.core.tasks[tasks[1]].retries == 3
 
 
+def passed_up(node: Node) -> list[TaskID]:
+    return [
+        task.task_id
+        for action in node.actions
+        if isinstance(action, SendGlobal) and isinstance(action.message, wire.PassUp)
+        for task in action.message.tasks
+    ]
+
+
+def test_what_was_placed_needs_no_lease_and_says_so_where_it_goes() -> None:
+    node = with_another()
+    large = TaskTemplate(PLAIN.function_id, "large", resources={"CPU": 90_000})
+    task_id = node.submit(large)
+    node.tell(events.TasksPlaced([(task_id, _OTHER)]))
+    node.tick(1.0)
+
+    assert lent(node) == [task_id]
+    (message,) = [each for each in told(node) if isinstance(each, wire.Lend)]
+    assert message.templates[0].template.strategy == Strategy("NODE", node=_OTHER)
+    assert demands(node) == []
+
+
+def test_a_task_that_has_its_place_is_passed_up_once_whatever_comes_of_its_inputs() -> None:
+    node = with_another()
+    first, *makers = [node.submit() for _ in range(3)]
+    lease(node, 2)
+    for each in makers:
+        say(node, result(each, stored(each)))
+    node.end(10, first)
+    spread = TaskTemplate(PLAIN.function_id, "s", strategy=Strategy("SPREAD"))
+    task_id = node.submit(spread, [return_id(each, 0) for each in makers])
+    node.tell(events.TasksPlaced([(task_id, 1)]))
+    regions = [action for action in node.actions if isinstance(action, AnswerRegion)]
+    for each, region in zip(makers, regions, strict=True):
+        assert passed_up(node) == [task_id]
+        node.tell(events.RoomAnswered(region.number, region.offset, b""))
+        say(node, wire.Places([wire.Place(return_id(each, 0), 8192, 5_000_000)]))
+        pull = next(action for action in reversed(node.actions) if isinstance(action, StartPull))
+        node.tell(events.PullEnded(pull.number, ""))
+    assert passed_up(node) == [task_id]
+    assert node.given(10)[-1] == task_id
+
+
 def test_cancelling_reaches_the_other_node() -> None:
     node = with_another()
     tasks = [node.submit() for _ in range(2)]
@@ -309,3 +353,25 @@ def test_what_is_said_of_unknown_tasks_changes_nothing(message: object) -> None:
     node = with_another()
     say(node, message)
     assert told(node) == []
+
+
+def test_what_is_known_of_a_shape_goes_when_nothing_uses_it() -> None:
+    node = with_another()
+    here, there = node.submit(), node.submit()
+    lease(node, 1)
+    spread = TaskTemplate(PLAIN.function_id, "s", strategy=Strategy("SPREAD"))
+    placed = node.submit(spread)
+    node.tell(events.TasksPlaced([(placed, _OTHER)]))
+    node.tick(1.0)
+    shapes = node.core.between.lending._shapes  # type: ignore[union-attr]
+    assert len(shapes.values()) == 2
+
+    assert lent(node) == [there, placed]
+    for each in (there, placed):
+        say(node, result(each, inline(each)))
+    node.end(10, here)
+    node.tick(1.0)
+    assert len(shapes.values()) == 1  # it has a lease
+    lease(node, 0)
+    node.tick(1.0)
+    assert not shapes.values()

@@ -53,6 +53,15 @@ def demands(node: Node) -> list[ShapeDemand]:
     ]
 
 
+def recalled(node: Node) -> list[TaskID]:
+    return [
+        task_id
+        for action in node.actions
+        if isinstance(action, Send) and isinstance(action.message, wire.RecallTasks)
+        for task_id in action.message.task_ids
+    ]
+
+
 def object_at(node: Node, other: int, size: int) -> ObjectID:
     """Have a task make an object on another node."""
     task_id = node.submit(LONG)
@@ -131,3 +140,31 @@ def test_a_node_that_is_dead_is_not_asked_though_a_home_names_it() -> None:
         if isinstance(action, Send) and isinstance(action.message, wire.Fetch)
     ]
     assert asked == [2]
+
+
+def test_who_has_waited_long_enough_goes_past_nodes_that_have_no_idle_slot() -> None:
+    node = node_among(2, 3, 4)
+    there = object_at(node, 4, 100 * MB)
+    here = [node.submit(LONG) for _ in range(2)]
+    lease(node, 2, 2)
+    assert lent_to(node, 2) == here
+    waiting = [node.submit(LONG, [there]) for _ in range(4)]
+    lease(node, 3, 4)
+    assert 3 not in lending(node).lent
+
+    node.tick(0.5)  # one comes here, where nothing runs
+    assert lent_to(node, 3) == waiting[1:]
+
+
+def test_what_waits_at_a_node_is_recalled_though_the_clock_was_set_back() -> None:
+    node = node_among(2)
+    node.tick(1000.0)
+    first = node.submit(SHORT)
+    lease(node, 2)
+    end(node, 2, first, 0.001)
+    for _ in range(5):
+        node.submit(SHORT)
+    assert recalled(node) == []
+
+    node.tick(-500.0)
+    assert recalled(node)

@@ -73,21 +73,21 @@ def test_a_lease_that_has_ended_leaves_what_was_lent(shape: Shape) -> None:
 def test_a_node_with_a_lease_and_bound_tasks_is_matched_whichever_comes_first(
     shape: Shape,
 ) -> None:
-    shape.bind(new_task(), 2, 1.0, 0.1)
+    shape.bind(new_task(), 2, 0.0, 1.0, 0.1)
     assert not shape.matched
     shape.lease(2, 1)
     assert list(shape.matched) == [2]
 
     shape.lease(3, 1)
-    shape.bind(new_task(), 3, 1.0, 0.1)
+    shape.bind(new_task(), 3, 0.0, 1.0, 0.1)
     assert list(shape.matched) == [2, 3]
 
 
 def test_a_task_is_bound_to_one_node_at_a_time(shape: Shape) -> None:
     task = new_task()
-    shape.bind(task, 2, 1.0, 0.1)
+    shape.bind(task, 2, 0.0, 1.0, 0.1)
 
-    shape.bind(task, 3, 1.0, 0.1)
+    shape.bind(task, 3, 0.0, 1.0, 0.1)
 
     assert list(shape.bound) == [3]
     shape.unbind(task)
@@ -97,9 +97,9 @@ def test_a_task_is_bound_to_one_node_at_a_time(shape: Shape) -> None:
 
 def test_tasks_wait_until_their_time_and_no_more_than_asked_for_go(shape: Shape) -> None:
     early, late, other = new_task(), new_task(), new_task()
-    shape.bind(early, 2, 1.0, 0.1)
-    shape.bind(late, 2, 3.0, 0.1)
-    shape.bind(other, 3, 1.0, 0.1)
+    shape.bind(early, 2, 0.0, 1.0, 0.1)
+    shape.bind(late, 2, 0.0, 3.0, 0.1)
+    shape.bind(other, 3, 0.0, 1.0, 0.1)
 
     assert shape.impatient(0.5, 10) == []
     assert shape.impatient(2.0, 1) == [early]
@@ -112,7 +112,7 @@ def test_a_dead_node_is_forgotten_and_what_was_bound_to_it_returned(shape: Shape
     task = new_task()
     shape.lease(2, 2)
     shape.lend(2, 0.1, 0.0)
-    shape.bind(task, 2, 1.0, 0.1)
+    shape.bind(task, 2, 0.0, 1.0, 0.1)
 
     assert shape.remove_node(2) == [task]
     assert (shape.lent, shape.waiting) == (0, 0)
@@ -140,3 +140,37 @@ def test_slots_are_idle_only_where_fewer_tasks_are_than_slots(shape: Shape) -> N
 
     assert list(shape.open) == [2]
     assert not shape.has_idle_slots
+
+
+def test_one_who_has_waited_long_enough_is_found_behind_those_that_have_not(shape: Shape) -> None:
+    early, late = new_task(), new_task()
+    shape.bind(late, 2, 0.0, 3.0, 0.1)
+    shape.bind(early, 3, 0.0, 1.0, 0.1)
+
+    assert not shape.has_impatient(0.5)
+    assert shape.has_impatient(1.0)
+    assert shape.impatient(1.0, 0) == []
+    assert shape.has_impatient(1.0)
+    assert shape.impatient(1.0, 1) == [early]
+    assert not shape.has_impatient(1.0)
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_waiting(shape: Shape) -> None:
+    before, after = new_task(), new_task()
+    shape.bind(before, 2, 1000.0, 1001.0, 0.1)
+    assert shape.impatient(1000.5, 10) == []
+
+    assert shape.has_impatient(10.0)
+    shape.bind(after, 3, 10.0, 11.0, 0.1)
+    assert shape.impatient(10.0, 10) == [before]
+    assert shape.impatient(10.5, 10) == []
+    assert shape.impatient(11.0, 10) == [after]
+
+
+def test_a_clock_that_is_set_back_hides_no_node_that_is_stuck(shape: Shape) -> None:
+    shape.lease(2, 1)
+    for _ in range(3):
+        shape.lend(2, 0.001, 1000.0)
+
+    assert shape.stuck(10.0, 0.05) == [(2, 2)]
+    assert shape.stuck(10.01, 0.05) == []
