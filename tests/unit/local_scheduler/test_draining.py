@@ -196,7 +196,7 @@ def test_a_node_waits_for_the_actors_of_others_that_live_on_it() -> None:
     actor_id = pair.created()
     pair.host.tell(events.DrainRequested(600.0, is_last=False))
     leaves(pair, pair.host)
-    assert awaited(pair.host) == "1 actors that live on it"
+    assert awaited(pair.host) == "1 actor that lives on it"
     assert pair.host.killed == []
 
     pair.home.tell(events.KillActorRequested(DRIVER, actor_id, True))
@@ -213,5 +213,5 @@ def test_a_node_waits_for_its_own_actors_that_live_on_others() -> None:
     pair.home.tell(events.DriverLeft(DRIVER))
     pair.home.tell(events.DrainRequested(600.0, is_last=False))
     leaves(pair, pair.home)
-    assert "1 actors of its own that live on other nodes" in awaited(pair.home)
+    assert "1 actor of its own that lives on other nodes" in awaited(pair.home)
     assert pair.state(actor_id) == ActorState.ALIVE

@@ -310,7 +310,8 @@ def test_a_task_that_has_its_place_is_passed_up_once_whatever_comes_of_its_input
     for each, region in zip(makers, regions, strict=True):
         assert passed_up(node) == [task_id]
         node.tell(events.RoomAnswered(region.number, region.offset, b""))
-        say(node, wire.Places([wire.Place(return_id(each, 0), 8192, 5_000_000)]))
+        place = wire.Place(return_id(each, 0), told(node)[-1].number, 8192, 5_000_000)
+        say(node, wire.Places([place]))
         pull = next(action for action in reversed(node.actions) if isinstance(action, StartPull))
         node.tell(events.PullEnded(pull.number, ""))
     assert passed_up(node) == [task_id]
