@@ -225,10 +225,6 @@ class BetweenNodes:
                 self.evacuation.begin(node)
                 self.lending.node_leaves(node, now)
 
-    def takes_tasks(self, node: int) -> bool:
-        """Say whether tasks can be lent to a node."""
-        return node in self.nodes and node not in self.evacuation.leaving
-
     def nodes_lost(self, lost: list[tuple[int, str]], now: float) -> None:
         """Do without nodes that have died."""
         self._now = now

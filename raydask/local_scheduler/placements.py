@@ -51,7 +51,7 @@ class Placements:
             task = self._passed_up.take(task_id)
             if task is None or task.state != TaskState.WAITING:
                 continue
-            if self.between is not None and self.between.takes_tasks(node):
+            if self.between is not None and self.between.lending.lends_to(node):
                 elsewhere.setdefault((node, task.job), []).append(task)
             elif node == self._node:
                 self._run_here(task)
