@@ -284,12 +284,13 @@ class GlobalScheduler:
         for known in ((node.available, node.queued), (before.available, before.queued)):
             if known != (message.available, message.queued):
                 self._view_changed = True
+        expected = node.available
         # A copy: placements are subtracted from it.
         node.available = dict(message.available)
         node.queued = message.queued
         node.queue_seconds = message.queue_seconds
         self._lessor.report(node.number, message.available, message.lent)
-        self._groups.reported(node)
+        self._groups.reported(node, expected)
 
     def _on_lost(self, event: events.NodeLost) -> None:
         node = self._nodes.get(event.node)
@@ -311,7 +312,9 @@ class GlobalScheduler:
         node = self._nodes.get(event.node)
         if node is None:
             return
-        self._actions += self._departures.begin(node.number, self._connected())
+        if node.number not in self._departures:
+            self._actions += self._departures.begin(node.number, self._connected())
+            self._groups.nodes_changed()
         self._lessor.let_leave(node.number)
         if event.done and not node.entry.head:
             self._partings.forget(node.number)
