@@ -20,15 +20,14 @@ Invariants
 - A node is in the control state before other nodes are told where it is.
 - The node where an actor was made is the authority on it, wherever the actor lives.  That one is
   dead because that node is, is a guess; a node that comes back with the actor corrects it.
-- What could not be placed is tried again whenever a node registers.  Requests can be
-  repeated: after a restart nodes send again whatever was not answered.
+- What could not be placed is tried again when a node registers that could run it.  Requests can
+  be repeated: after a restart nodes send again whatever was not answered.
 - Of dead actors the latest `DEAD_ACTORS_KEPT` are kept.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from raydask.control.tables import ActorEntry, NodeEntry
@@ -40,8 +39,7 @@ from raydask.global_scheduler.groups import GroupTable
 from raydask.global_scheduler.leases import Lessor
 from raydask.global_scheduler.names import NameTable
 from raydask.global_scheduler.partings import Partings
-from raydask.global_scheduler.placing import Chooser, Refusal, Unplaced
-from raydask.global_scheduler.policy import note_placement
+from raydask.global_scheduler.placing import Chooser, Unplaced
 from raydask.global_scheduler.records import (
     ActorRecord,
     NameRecord,
@@ -51,6 +49,7 @@ from raydask.global_scheduler.records import (
     view_of,
 )
 from raydask.global_scheduler.silences import Silences
+from raydask.global_scheduler.waiting import Waiting
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
@@ -58,11 +57,9 @@ from raydask.wire.messages import (
     ActorFound,
     ActorPlaced,
     ActorState,
-    Infeasible,
     Leases,
     NodesAppeared,
     NodesDied,
-    Placed,
     RegisterNode,
 )
 from raydask.wire.status import NodeStatus
@@ -121,17 +118,24 @@ class GlobalScheduler:
         self._actors: dict[ActorID, ActorRecord] = {}
         self._dead: dict[ActorID, ActorRecord] = {}
         self._names = NameTable(journals.names)
-        self._unplaced: dict[TaskID, Unplaced] = {}
         self._actions: list[Action] = []
         self._groups = GroupTable(
             self._nodes,
             journals.groups,
-            lambda node, message: self._actions.append(Send(node, message)),
+            self._send,
             lambda: self._actions.append(Persist()),
             self._departures,
             self._noted,
         )
-        self._chooser = Chooser(self._nodes, self._buried, self._groups, self._departures)
+        self._waiting = Waiting(
+            self._nodes,
+            self._departures,
+            self._groups,
+            Chooser(self._nodes, self._buried, self._groups, self._departures),
+            self._send,
+            self._place_actor,
+            self._noted,
+        )
         self._now = 0.0
         self._view_changed = False
         self._viewed_at = float("-inf")
@@ -174,6 +178,9 @@ class GlobalScheduler:
         self._divide()
         actions, self._actions = self._actions, []
         return actions
+
+    def _send(self, node: NodeNumber, message: object) -> None:
+        self._actions.append(Send(node, message))
 
     # --- a predecessor's state --------------------------------------------------------------
 
@@ -243,7 +250,7 @@ class GlobalScheduler:
         # Before anything is placed there: those who asked must know the node.
         self._introduce(node, known)
         self._groups.registered(node, message.bundles, message.jobs)
-        self._place(list(self._unplaced.values()))
+        self._waiting.node_came(node, is_new=known is None)
         self._actions.append(Send(node.number, view_of(self._connected())))
 
     def _introduce(self, node: NodeRecord, known: NodeRecord | None) -> None:
@@ -319,7 +326,7 @@ class GlobalScheduler:
         if event.done and not node.entry.head:
             self._partings.forget(node.number)
             self._declare_dead(node.number, HAS_LEFT)
-            self._place(list(self._unplaced.values()))
+            self._waiting.nodes_went()
 
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._names.lapse(self._now)
@@ -336,7 +343,7 @@ class GlobalScheduler:
             self._declare_dead(number, cause)
         if due:
             # What waited for a node that is now dead may have become infeasible.
-            self._place(list(self._unplaced.values()))
+            self._waiting.nodes_went()
 
     def _gone(self) -> list[tuple[NodeNumber, str]]:
         cause = f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
@@ -376,9 +383,7 @@ class GlobalScheduler:
         entry.died = self._now
         entry.death_cause = cause
         self._node_journal.put(node.number, node)
-        for identifier, item in list(self._unplaced.items()):
-            if item.node == node.number:
-                del self._unplaced[identifier]
+        self._waiting.node_died(node.number)
         for actor in list(self._actors.values()):
             if not actor.is_dead and home_of(actor.actor_id) == node.number:
                 self._presume_dead(actor, f"its node {node.number} is dead: {entry.death_cause}")
@@ -400,9 +405,7 @@ class GlobalScheduler:
 
     def status(self) -> list[NodeStatus]:
         """Return what is known of each node, for whoever watches over the cluster."""
-        infeasible: Counter[NodeNumber] = Counter(
-            item.node for item in self._unplaced.values() if item.reported
-        )
+        infeasible = self._waiting.reported()
         return [
             status_of(node, infeasible[number] + self._groups.infeasible_of(number))
             for number, node in sorted(self._nodes.items())
@@ -425,44 +428,14 @@ class GlobalScheduler:
     # --- places -----------------------------------------------------------------------------
 
     def _on_passed_up(self, event: events.TasksPassedUp) -> None:
-        items = [
+        self._waiting.add(
             Unplaced(event.node, task.task_id, task.resources, False, task.strategy)
             for task in event.tasks
-        ]
-        self._unplaced.update((item.identifier, item) for item in items)
-        self._place(items)
+        )
 
     def _on_withdrawn(self, event: events.TasksWithdrawn) -> None:
         for task_id in event.task_ids:
-            self._unplaced.pop(task_id, None)
-
-    def _place(self, items: Iterable[Unplaced]) -> None:
-        """Place what can be placed, and report what no node could run, once."""
-        connected = self._departures.staying(self._connected())
-        placed: dict[NodeNumber, list[tuple[TaskID, int]]] = {}
-        refused: dict[tuple[NodeNumber, Refusal], list[TaskID]] = {}
-        for item in items:
-            asking = self._nodes.get(item.node)
-            if asking is None or asking.lost_at is not None:
-                continue  # it could not be told now
-            target = self._chooser.choose(item, asking, connected)
-            if isinstance(target, NodeRecord):
-                del self._unplaced[item.identifier]
-                note_placement(target, item.wanted)
-                self._noted(target)
-                if item.is_actor:
-                    self._place_actor(ActorID(item.identifier), item.node, target.number)
-                else:
-                    placed.setdefault(item.node, []).append((item.identifier, target.number))
-            elif target is not None and (target.final or not item.reported):
-                item.reported = True
-                if target.final:
-                    del self._unplaced[item.identifier]
-                refused.setdefault((item.node, target), []).append(item.identifier)
-        for node, placements in placed.items():
-            self._actions.append(Send(node, Placed(placements)))
-        for (node, refusal), identifiers in refused.items():
-            self._actions.append(Send(node, Infeasible(identifiers, *refusal)))
+            self._waiting.withdraw(task_id)
 
     def _noted(self, node: NodeRecord) -> None:
         """Have others know what is free at a node after something was placed there."""
@@ -473,9 +446,8 @@ class GlobalScheduler:
         """Try to place groups, and what waited for a group that has changed."""
         self._groups.advance()
         changed = self._groups.take_changed()
-        if changed and self._unplaced:
-            items = self._unplaced.values()
-            self._place([item for item in items if item.group in changed])
+        if changed:
+            self._waiting.groups_changed(changed)
 
     def _place_actor(self, actor_id: ActorID, asking: NodeNumber, target: NodeNumber) -> None:
         actor = self._actors.get(actor_id)
@@ -504,8 +476,7 @@ class GlobalScheduler:
         entry.node = 0
         self._actor_journal.put(actor.actor_id, actor)
         item = Unplaced(event.node, TaskID(event.actor_id), event.resources, True, event.strategy)
-        self._unplaced[item.identifier] = item
-        self._place([item])
+        self._waiting.add([item])
 
     def _on_actor_reported(self, event: events.ActorReported) -> None:
         if event.state == ActorState.DEAD and event.actor_id not in self._actors:
@@ -554,7 +525,7 @@ class GlobalScheduler:
         """Note that an actor is dead, and return the name it had."""
         actor.entry.state = "DEAD"
         actor.entry.died = self._now
-        self._unplaced.pop(TaskID(actor.actor_id), None)
+        self._waiting.withdraw(TaskID(actor.actor_id))
         self._actor_journal.put(actor.actor_id, actor)
         self._keep_dead(actor)
         return self._names.release(actor.actor_id)
