@@ -9,15 +9,17 @@ A node's life here::
                            +--(lost by another node, and has to go)-------+
                            +--(says nothing for too long)-----------------+
 
-After a restart every node that the control state calls ALIVE is awaited.  An awaited node is
-given nothing new, but what it alone could run waits for it and is not called infeasible.
+After a restart every node that the control state calls ALIVE is awaited, from the first tick on.
+An awaited node is given nothing new, but what it alone could run waits for it and is not called
+infeasible.
 
 Invariants
 ----------
-- What is dead stays dead: all nodes are told, and one that comes back all the same is told so
-  of itself (`GlobalScheduler.refusal_of`).  The head's node is awaited for ever: where it
-  ends, the whole session does.
-- A node is in the control state before other nodes are told where it is.
+- What is dead stays dead: all nodes are told, one that comes back all the same is told so of
+  itself (`GlobalScheduler.refusal_of`), and what it still had to say is not taken in.  The head's
+  node is awaited for ever: where it ends, the whole session does.
+- A node is in the control state before other nodes are told where it is, and its death before
+  anybody is told of that.
 - The node where an actor was made is the authority on it, wherever the actor lives.  That one is
   dead because that node is, is a guess; a node that comes back with the actor corrects it.
 - What could not be placed is tried again when a node registers that could run it.  Requests can
@@ -65,6 +67,7 @@ from raydask.wire.messages import (
 from raydask.wire.status import NodeStatus
 
 NODE_GRACE_SECONDS = 5.0
+"""Of the time in which a node could have come back; see ``silences``."""
 VIEW_SECONDS = 0.5
 VIEW_NODES = 32
 """With more nodes views are rarer in proportion: each tells everybody about everybody."""
@@ -171,13 +174,20 @@ class GlobalScheduler:
             Seconds since 1970.
         """
         self._now = self._groups.now = now
-        self._handlers[type(event)](event)
+        if self._is_of_here(event):
+            self._handlers[type(event)](event)
         self._serve_groups()
         if self._view_changed:
             self._show_view()
         self._divide()
         actions, self._actions = self._actions, []
         return actions
+
+    def _is_of_here(self, event: events.Event) -> bool:
+        """Say whether an event is no late word of a node that is dead."""
+        if isinstance(event, events.EntriesReread | events.NodeRegistered | events.ClockTicked):
+            return True
+        return event.node in self._nodes
 
     def _send(self, node: NodeNumber, message: object) -> None:
         self._actions.append(Send(node, message))
@@ -193,7 +203,7 @@ class GlobalScheduler:
                     name: round(amount * RESOURCE_UNIT) for name, amount in entry.resources.items()
                 }
                 record = NodeRecord(entry, total)
-                record.lost_at = self._now
+                record.lost_at = self._silences.moment(self._now)
                 self._nodes[record.number] = record
         for actor_entry in sorted(event.actors, key=lambda entry: entry.died):
             actor = ActorRecord(ActorID(bytes.fromhex(actor_entry.id)), actor_entry)
@@ -302,7 +312,7 @@ class GlobalScheduler:
     def _on_lost(self, event: events.NodeLost) -> None:
         node = self._nodes.get(event.node)
         if node is not None:
-            node.lost_at = self._now
+            node.lost_at = self._silences.moment(self._now)
             self._view_changed = True
             self._silences.forget(node.number)
             self._lessor.await_node(node.number)
@@ -331,7 +341,7 @@ class GlobalScheduler:
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._names.lapse(self._now)
         head = next((node.number for node in self._nodes.values() if node.entry.head), None)
-        due = self._gone() + self._silent(head)
+        due = self._silent(head) + self._gone()
         for number, _ in due:
             self._partings.forget(number)
         # Of a machine that has lost its network the others may know sooner than the kernel here.
@@ -352,7 +362,7 @@ class GlobalScheduler:
             for node in self._nodes.values()
             if node.lost_at is not None
             and not node.entry.head
-            and self._now - node.lost_at >= NODE_GRACE_SECONDS
+            and self._silences.listened - node.lost_at >= NODE_GRACE_SECONDS - _EARLY_SECONDS
         ]
 
     def _silent(self, head: NodeNumber | None) -> list[tuple[NodeNumber, str]]:
@@ -363,30 +373,38 @@ class GlobalScheduler:
 
     def _declare_dead(self, number: NodeNumber, cause: str) -> None:
         """Tell all nodes, the dead one too, that it is dead."""
+        node = self._nodes.get(number)
+        if node is not None:
+            self._mark_dead(node, cause)
         news = NodesDied([(int(number), cause)])
-        self._actions += [Send(node.number, news) for node in self._connected()]
+        self._actions += [Send(other.number, news) for other in self._connected()]
         self._buried[number] = cause
         self._departures.forget(number)
         self._silences.forget(number)
         self._lessor.remove_node(number)
-        node = self._nodes.get(number)
         if node is not None:  # it may never have come to this global scheduler
             self._actions.append(Disconnect(number))
-            self._bury(node, cause)
+            self._bury(node)
 
-    def _bury(self, node: NodeRecord, cause: str) -> None:
-        """Note that a node is dead, and what lived there with it."""
-        del self._nodes[node.number]
-        self._view_changed = True
+    def _mark_dead(self, node: NodeRecord, cause: str) -> None:
+        """Have in the control state that a node is dead, before anybody is told."""
         entry = node.entry
         entry.state = "DEAD"
         entry.died = self._now
         entry.death_cause = cause
         self._node_journal.put(node.number, node)
+        self._actions.append(Persist())
+
+    def _bury(self, node: NodeRecord) -> None:
+        """Forget a node that is dead, and note that what lived there is too."""
+        del self._nodes[node.number]
+        self._view_changed = True
         self._waiting.node_died(node.number)
         for actor in list(self._actors.values()):
             if not actor.is_dead and home_of(actor.actor_id) == node.number:
-                self._presume_dead(actor, f"its node {node.number} is dead: {entry.death_cause}")
+                self._presume_dead(
+                    actor, f"its node {node.number} is dead: {node.entry.death_cause}"
+                )
         self._names.lapse(self._now, dead=(node.number,))
         self._groups.buried(node.number)
 
@@ -493,7 +511,7 @@ class GlobalScheduler:
         if event.state == ActorState.ALIVE:
             if entry.state != "ALIVE" or entry.restarts != event.restarts:
                 entry.started = self._now
-            entry.node = event.node
+            entry.node = event.host
         entry.restarts = event.restarts
         entry.pid = event.pid
         entry.death_cause = event.cause
