@@ -37,12 +37,15 @@ from raydask.ids import NodeNumber, PlacementGroupID, home_of_job
 from raydask.placement import GroupStrategy, supplied, ungrouped
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
+    CreateGroup,
     GroupJudged,
     GroupsAnswered,
     PlacementGroupInfo,
     ReserveBundles,
     ReturnBundles,
 )
+
+ENDED_JOBS_KEPT = 1000
 
 
 class GroupRecord:
@@ -65,6 +68,8 @@ class GroupRecord:
         Those of them that have said yes.
     infeasible : str
         Why the cluster could not hold it; empty if it could.
+    told : bool or None
+        Whether the node of its job was told that; None if that is not known.
     judged : int
         Which state of the nodes that has been found for; 0 if what is missing has changed since.
     """
@@ -79,6 +84,7 @@ class GroupRecord:
         "infeasible",
         "judged",
         "nodes",
+        "told",
     )
 
     def __init__(self, entry: PlacementGroupEntry) -> None:
@@ -93,6 +99,7 @@ class GroupRecord:
         self.asked: dict[NodeNumber, list[int]] = {}
         self.agreed: set[NodeNumber] = set()
         self.infeasible = ""
+        self.told: bool | None = False
         self.judged = 0
 
     @property
@@ -170,6 +177,8 @@ class GroupTable:
         self._epoch = 1
         """Counts the states of the nodes: which there are, which stay, what each has in all."""
         self._changed: set[PlacementGroupID] = set()
+        self._ended: dict[int, None] = {}
+        """The jobs that ended last."""
         self.now = 0.0
 
     def find(self, group_id: PlacementGroupID) -> GroupRecord | None:
@@ -193,14 +202,11 @@ class GroupTable:
     def create(self, event: events.GroupRequested) -> None:
         """Take in a new group; answered when it is safe, not when it is reserved."""
         message = event.message
-        name = (message.namespace, message.name)
         refusal = ""
         if message.group_id in self._groups:
             pass  # it was asked for again after the global scheduler had gone
-        elif message.name and any(
-            (group.entry.namespace, group.entry.name) == name for group in self._groups.values()
-        ):
-            refusal = f"a placement group named {message.name!r} exists already"
+        elif refusal := self._refusal(message):
+            pass
         else:
             entry = PlacementGroupEntry(
                 id=message.group_id.hex(),
@@ -220,6 +226,20 @@ class GroupTable:
             self._try(group)
         self._send(event.node, GroupsAnswered(message.number, [], refusal))
 
+    def _refusal(self, message: CreateGroup) -> str:
+        """Return why a group may not be made; empty if it may."""
+        name = (message.namespace, message.name)
+        if message.name and any(
+            (group.entry.namespace, group.entry.name) == name for group in self._groups.values()
+        ):
+            return f"a placement group named {message.name!r} exists already"
+        if not message.detached:
+            if message.job in self._ended:
+                return "the job that it would end with has ended"
+            if home_of_job(message.job) not in self._nodes:
+                return "the node of the job that it would end with is dead"
+        return ""
+
     def remove(self, event: events.GroupRemovalRequested) -> None:
         """End a group; answered also if there is none."""
         group = self._groups.get(event.group_id)
@@ -234,7 +254,10 @@ class GroupTable:
         self._send(event.node, GroupsAnswered(event.number, groups))
 
     def job_ended(self, event: events.JobEnded) -> None:
-        """End a job's groups, but not its detached ones."""
+        """End a job's groups, but not its detached ones; none that are asked for late are made."""
+        self._ended[event.job] = None
+        if len(self._ended) > ENDED_JOBS_KEPT:
+            del self._ended[next(iter(self._ended))]
         for group in list(self._groups.values()):
             if group.entry.job == event.job and not group.entry.detached:
                 self._end(group, "its placement group has ended with its job")
@@ -300,7 +323,7 @@ class GroupTable:
                 self._miss(group, lost)
             job = group.entry.job
             if home_of_job(job) == node.number:
-                group.infeasible = ""  # it may not have been told, and is if it still is
+                group.told = None
                 if job not in alive and not group.entry.detached:
                     self._end(group, "its placement group has ended with its job")
         for group_id, indexes in held.items():
@@ -495,12 +518,13 @@ class GroupTable:
 
     def _judge(self, group: GroupRecord, infeasible: str) -> None:
         """Tell the group's users whether the cluster could hold it, when that has changed."""
-        if infeasible != group.infeasible:
-            if bool(infeasible) != bool(group.infeasible):
-                job = group.entry.job
-                self._send(home_of_job(job), GroupJudged(group.group_id, job, infeasible))
-                self._changed.add(group.group_id)
-            group.infeasible = infeasible
+        if bool(infeasible) != bool(group.infeasible):
+            self._changed.add(group.group_id)
+        group.infeasible = infeasible
+        if bool(infeasible) != group.told:
+            group.told = bool(infeasible)
+            job = group.entry.job
+            self._send(home_of_job(job), GroupJudged(group.group_id, job, infeasible))
 
     def _reason(self, group: GroupRecord, nodes: Iterable[NodeRecord]) -> str:
         nodes = list(nodes)
