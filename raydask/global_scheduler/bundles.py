@@ -12,17 +12,25 @@ STRICT_SPREAD  each on another node
 Choosing the fewest nodes is bin packing.  This is its usual heuristic: the largest bundle
 first, into the fullest of the nodes in use that has room for it (best fit decreasing).  It can
 miss a placement where that is very tight; the group then waits until more is free.
+
+Most groups have many bundles of the same *kind*.  All nodes are looked at once for each kind, and
+only the chosen one again for each bundle.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
 
 from raydask.ids import NodeNumber
 from raydask.placement import GroupStrategy
 
+_LOOKS_OF_A_BUNDLE = 8
+"""A bundle takes as long as so many looks at a node for one kind of bundles."""
+
 Amounts = Mapping[str, int]
+Kind = tuple[tuple[str, int], ...]
 
 
 def place_bundles(
@@ -41,27 +49,44 @@ def place_bundles(
         together = _on_one_node(nodes, bundles)
         if together is not None or strategy == "STRICT_PACK":
             return together
-    left = {number: dict(amounts) for number, amounts in sorted(nodes.items())}
+    left = {number: dict(amounts) for number, amounts in nodes.items()}
     full = _sums([nodes[number] for number in nodes])
+    kinds = [kind_of(bundle) for bundle in bundles]
     places: dict[int, NodeNumber] = {}
     used: Counter[NodeNumber] = Counter()
-    order = sorted(range(len(bundles)), key=lambda index: -_size(bundles[index], full))
-    for index in order:
+    order = sorted(range(len(bundles)), key=lambda each: (-_size(bundles[each], full), kinds[each]))
+    fitting: list[tuple[tuple[float, float], NodeNumber]] = []
+    for position, index in enumerate(order):
         bundle = bundles[index]
-        fitting = [
-            number
-            for number, amounts in left.items()
-            if _fits(amounts, bundle) and not (strategy == "STRICT_SPREAD" and used[number])
-        ]
+        if not position or kinds[index] != kinds[order[position - 1]]:
+            fitting = [
+                (_rank(strategy, used[number], _size(amounts, full)), number)
+                for number, amounts in left.items()
+                if _fits(amounts, bundle) and not (strategy == "STRICT_SPREAD" and used[number])
+            ]
+            heapify(fitting)
         if not fitting:
             return None
-        room = {number: _size(left[number], full) for number in fitting}
-        chosen = min(fitting, key=lambda number: _rank(strategy, used[number], room[number]))
-        places[index] = chosen
+        chosen = places[index] = fitting[0][1]
         used[chosen] += 1
+        amounts = left[chosen]
         for name, amount in bundle.items():
-            left[chosen][name] = left[chosen].get(name, 0) - amount
+            amounts[name] = amounts.get(name, 0) - amount
+        if strategy != "STRICT_SPREAD" and _fits(amounts, bundle):
+            heapreplace(fitting, (_rank(strategy, used[chosen], _size(amounts, full)), chosen))
+        else:
+            heappop(fitting)
     return [places[index] for index in range(len(bundles))]
+
+
+def kind_of(bundle: Amounts) -> Kind:
+    """Return what is the same for bundles that are the same."""
+    return tuple(sorted(bundle.items()))
+
+
+def effort(nodes: int, bundles: Sequence[Amounts]) -> int:
+    """Return how long it takes to place bundles on so many nodes and to ask these, in looks."""
+    return nodes * (1 + len(set(map(kind_of, bundles)))) + _LOOKS_OF_A_BUNDLE * len(bundles)
 
 
 def _rank(strategy: GroupStrategy, used: int, room: float) -> tuple[float, float]:

@@ -106,10 +106,14 @@ class ActorRequested(msgspec.Struct, frozen=True, gc=False):
 
 
 class ActorReported(msgspec.Struct, frozen=True, gc=False):
-    """A node reports an actor's new state; see ``messages.ActorChanged``."""
+    """An actor's home reports its new state; see ``messages.ActorChanged``.
+
+    ``host`` is the node where it lives.
+    """
 
     node: NodeNumber
     actor_id: ActorID
+    host: NodeNumber
     state: ActorState
     pid: int
     restarts: int

@@ -24,18 +24,20 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from raydask.control.tables import PlacementGroupEntry, encode
 from raydask.global_scheduler import events
-from raydask.global_scheduler.bundles import place_bundles
+from raydask.global_scheduler.bundles import effort, kind_of, place_bundles
 from raydask.global_scheduler.departures import Departures
 from raydask.global_scheduler.policy import describe_infeasible, is_feasible
 from raydask.global_scheduler.records import NodeRecord, RereadJournal
+from raydask.global_scheduler.rounds import Rounds
 from raydask.ids import NodeNumber, PlacementGroupID, home_of_job
-from raydask.placement import supplied, ungrouped
+from raydask.placement import GroupStrategy, supplied, ungrouped
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
+    CreateGroup,
     GroupJudged,
     GroupsAnswered,
     PlacementGroupInfo,
@@ -43,8 +45,7 @@ from raydask.wire.messages import (
     ReturnBundles,
 )
 
-PAUSE_SECONDS = 0.05
-"""Between two rounds of attempts that news has given rise to."""
+ENDED_JOBS_KEPT = 1000
 
 
 class GroupRecord:
@@ -67,6 +68,10 @@ class GroupRecord:
         Those of them that have said yes.
     infeasible : str
         Why the cluster could not hold it; empty if it could.
+    told : bool or None
+        Whether the node of its job was told that; None if that is not known.
+    judged : int
+        Which state of the nodes that has been found for; 0 if what is missing has changed since.
     """
 
     __slots__ = (
@@ -77,7 +82,9 @@ class GroupRecord:
         "entry",
         "group_id",
         "infeasible",
+        "judged",
         "nodes",
+        "told",
     )
 
     def __init__(self, entry: PlacementGroupEntry) -> None:
@@ -92,6 +99,8 @@ class GroupRecord:
         self.asked: dict[NodeNumber, list[int]] = {}
         self.agreed: set[NodeNumber] = set()
         self.infeasible = ""
+        self.told: bool | None = False
+        self.judged = 0
 
     @property
     def missing(self) -> list[int]:
@@ -170,9 +179,12 @@ class GroupTable:
         self._noted = noted
         self._groups: dict[PlacementGroupID, GroupRecord] = {}
         self._refused: set[NodeNumber] = set()
-        self._has_news = False
-        self._tried_at = float("-inf")
+        self._rounds = Rounds()
+        self._epoch = 1
+        """Counts the states of the nodes: which there are, which stay, what each has in all."""
         self._changed: set[PlacementGroupID] = set()
+        self._ended: dict[int, None] = {}
+        """The jobs that ended last."""
         self.now = 0.0
 
     def find(self, group_id: PlacementGroupID) -> GroupRecord | None:
@@ -196,14 +208,11 @@ class GroupTable:
     def create(self, event: events.GroupRequested) -> None:
         """Take in a new group; answered when it is safe, not when it is reserved."""
         message = event.message
-        name = (message.namespace, message.name)
         refusal = ""
         if message.group_id in self._groups:
             pass  # it was asked for again after the global scheduler had gone
-        elif message.name and any(
-            (group.entry.namespace, group.entry.name) == name for group in self._groups.values()
-        ):
-            refusal = f"a placement group named {message.name!r} exists already"
+        elif refusal := self._refusal(message):
+            pass
         else:
             entry = PlacementGroupEntry(
                 id=message.group_id.hex(),
@@ -223,6 +232,20 @@ class GroupTable:
             self._try(group)
         self._send(event.node, GroupsAnswered(message.number, [], refusal))
 
+    def _refusal(self, message: CreateGroup) -> str:
+        """Return why a group may not be made; empty if it may."""
+        name = (message.namespace, message.name)
+        if message.name and any(
+            (group.entry.namespace, group.entry.name) == name for group in self._groups.values()
+        ):
+            return f"a placement group named {message.name!r} exists already"
+        if not message.detached:
+            if message.job in self._ended:
+                return "the job that it would end with has ended"
+            if home_of_job(message.job) not in self._nodes:
+                return "the node of the job that it would end with is dead"
+        return ""
+
     def remove(self, event: events.GroupRemovalRequested) -> None:
         """End a group; answered also if there is none."""
         group = self._groups.get(event.group_id)
@@ -237,7 +260,10 @@ class GroupTable:
         self._send(event.node, GroupsAnswered(event.number, groups))
 
     def job_ended(self, event: events.JobEnded) -> None:
-        """End a job's groups, but not its detached ones."""
+        """End a job's groups, but not its detached ones; none that are asked for late are made."""
+        self._ended[event.job] = None
+        if len(self._ended) > ENDED_JOBS_KEPT:
+            del self._ended[next(iter(self._ended))]
         for group in list(self._groups.values()):
             if group.entry.job == event.job and not group.entry.detached:
                 self._end(group, "its placement group has ended with its job")
@@ -254,7 +280,7 @@ class GroupTable:
         del self._groups[group.group_id]
         self._journal.forget(group.group_id)
         self._changed.add(group.group_id)
-        self._has_news = True
+        self._rounds.note_news()
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -271,7 +297,7 @@ class GroupTable:
                 else:
                     self._keep(node, group, group.at(number))
         self._end_jobs_without_node()
-        self._has_news = True
+        self._rounds.note_news()
 
     def _end_jobs_without_node(self) -> None:
         for group in list(self._groups.values()):
@@ -295,13 +321,15 @@ class GroupTable:
                 self._abandon(group, "another node was out of touch")
             kept = held.get(group.group_id, [])
             here = group.at(node.number)
+            if here:
+                self._changed.add(group.group_id)
             self._keep(node, group, [index for index in here if index in kept])
             lost = [index for index in here if index not in kept]
             if lost:
                 self._miss(group, lost)
             job = group.entry.job
             if home_of_job(job) == node.number:
-                group.infeasible = ""  # it may not have been told, and is if it still is
+                group.told = None
                 if job not in alive and not group.entry.detached:
                     self._end(group, "its placement group has ended with its job")
         for group_id, indexes in held.items():
@@ -311,13 +339,18 @@ class GroupTable:
             if unknown:
                 cause = "its placement group was removed"
                 self._send(node.number, ReturnBundles(group_id, unknown, cause))
-        self._changed.update(self._groups)
-        self._has_news = True
+        self.nodes_changed()
 
-    def reported(self, node: NodeRecord) -> None:
-        """Note that a node has said what is free there."""
-        self._refused.discard(node.number)
-        self._has_news = True
+    def nodes_changed(self) -> None:
+        """Note that there are other nodes, or other ones that stay."""
+        self._epoch += 1
+        self._rounds.note_news()
+
+    def reported(self, node: NodeRecord, before: Mapping[str, int]) -> None:
+        """Note that a node has said what is free there; `before` is what that was thought to be."""
+        if node.number in self._refused or self._rounds.could_help(before, node.available):
+            self._refused.discard(node.number)
+            self._rounds.note_news()
 
     def lost(self, number: NodeNumber) -> None:
         """Do not wait for the answers of a node that is out of touch."""
@@ -333,56 +366,77 @@ class GroupTable:
                 self._abandon(group, "its node is dead")
             if number in group.nodes:
                 self._miss(group, group.at(number))
+        self.nodes_changed()
         self._end_jobs_without_node()
 
     def _miss(self, group: GroupRecord, indexes: list[int]) -> None:
         """Note that bundles have been lost."""
         for index in indexes:
             group.nodes[index] = NodeNumber(0)
+        group.judged = 0
         if group.entry.state == "CREATED":
             group.entry.state = "RESCHEDULING"
         self._journal.put(group.group_id, group)
         self._changed.add(group.group_id)
-        self._has_news = True
+        self._rounds.note_news()
 
     # --- attempts ---------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Try to place what has no place, if there is news; called after each event."""
-        if self._has_news and not 0 <= self.now - self._tried_at < PAUSE_SECONDS:
-            self._has_news = False
-            self._tried_at = self.now
-            for group in self._groups.values():
-                if not group.asked and group.missing:
-                    self._try(group)
+        rounds = self._rounds
+        if not rounds.due(self.now):
+            return
+        rounds.begin(self.now, self._groups)
+        while (group_id := rounds.take()) is not None:
+            group = self._groups.get(group_id)
+            if group is not None and not group.asked and group.missing:
+                self._try(group)
 
     def _try(self, group: GroupRecord) -> None:
+        """Ask for what is missing where there may be room, or say that there can be none."""
+        is_judged = group.judged == self._epoch
+        if is_judged and group.infeasible:
+            return
         missing = group.missing
         bundles = [group.bundles[index] for index in missing]
         strategy = group.entry.strategy
         taken = group.strictly_taken
+        like = (strategy, tuple(map(kind_of, bundles)))
+        if is_judged and not taken and self._rounds.is_hopeless(like):
+            return
         staying = self._departures.staying(self._nodes.values())
         nodes = {node.number: node for node in staying if node.number not in taken}
-        able = [
-            node
-            for node in nodes.values()
-            if node.lost_at is None and node.number not in self._refused
-        ]
+        places = self._find_room(nodes.values(), bundles, strategy)
+        if places is not None:
+            group.judged = self._epoch
+            self._judge(group, "")
+            self._ask(group, dict(zip(missing, places, strict=True)))
+            return
+        self._rounds.found_no_room(None if taken else like, bundles)
+        if not is_judged:
+            group.judged = self._epoch
+            self._rounds.spend(effort(len(nodes), bundles))
+            totals = {number: ungrouped(node.total) for number, node in nodes.items()}
+            is_feasible = place_bundles(totals, bundles, strategy) is not None
+            self._judge(group, "" if is_feasible else self._reason(group, nodes.values()))
+
+    def _find_room(
+        self,
+        nodes: Iterable[NodeRecord],
+        bundles: Sequence[Mapping[str, int]],
+        strategy: GroupStrategy,
+    ) -> list[NodeNumber] | None:
+        able = [node for node in nodes if node.lost_at is None and node.number not in self._refused]
+        self._rounds.spend(effort(len(able), bundles))
         free = {node.number: ungrouped(node.available) for node in able}
         places = place_bundles(free, bundles, strategy)
         if places is None:
             # What is known is up to a heartbeat old; the nodes know better, and are asked once.
+            self._rounds.spend(effort(len(able), bundles))
             rest = {node.number: _less(node.total, node.reserved) for node in able}
             places = place_bundles(rest, bundles, strategy)
-        if places is not None:
-            self._judge(group, "")
-            self._ask(group, dict(zip(missing, places, strict=True)))
-            return
-        totals = {number: ungrouped(node.total) for number, node in nodes.items()}
-        if place_bundles(totals, bundles, strategy) is None:
-            self._judge(group, self._reason(group, nodes.values()))
-        else:
-            self._judge(group, "")
+        return places
 
     def _ask(self, group: GroupRecord, places: dict[int, NodeNumber]) -> None:
         group.attempt += 1
@@ -406,7 +460,7 @@ class GroupTable:
             return
         if not event.accepted:
             self._refused.add(number)
-            self._has_news = True
+            self._rounds.note_news()
             self._abandon(group, "another node has refused")
             return
         group.agreed.add(number)
@@ -437,7 +491,7 @@ class GroupTable:
                 _add(node.reserved, group.bundles[index], -1)
             self._noted(node)
         if asked:
-            self._has_news = True
+            self._rounds.note_news()
 
     # --- what nodes have --------------------------------------------------------------------
 
@@ -470,12 +524,13 @@ class GroupTable:
 
     def _judge(self, group: GroupRecord, infeasible: str) -> None:
         """Tell the group's users whether the cluster could hold it, when that has changed."""
-        if infeasible != group.infeasible:
-            if bool(infeasible) != bool(group.infeasible):
-                job = group.entry.job
-                self._send(home_of_job(job), GroupJudged(group.group_id, job, infeasible))
-                self._changed.add(group.group_id)
-            group.infeasible = infeasible
+        if bool(infeasible) != bool(group.infeasible):
+            self._changed.add(group.group_id)
+        group.infeasible = infeasible
+        if bool(infeasible) != group.told:
+            group.told = bool(infeasible)
+            job = group.entry.job
+            self._send(home_of_job(job), GroupJudged(group.group_id, job, infeasible))
 
     def _reason(self, group: GroupRecord, nodes: Iterable[NodeRecord]) -> str:
         nodes = list(nodes)

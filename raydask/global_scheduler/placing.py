@@ -30,9 +30,12 @@ from raydask.placement import Strategy, have
 
 
 class Unplaced:
-    """A task or an actor that wants a place, and the node that asked for one."""
+    """A task or an actor that wants a place, and the node that asked for one.
 
-    __slots__ = ("identifier", "is_actor", "node", "reported", "strategy", "wanted")
+    Its `kind` is the same as that of others for which there is a place wherever there is for it.
+    """
+
+    __slots__ = ("identifier", "is_actor", "kind", "node", "strategy", "wanted")
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class Unplaced:
         self.wanted = wanted
         self.is_actor = is_actor
         self.strategy = strategy
-        self.reported = False
+        self.kind = (node, is_actor, strategy, tuple(sorted(wanted.items())))
 
     @property
     def group(self) -> PlacementGroupID | None:

@@ -49,7 +49,7 @@ class NodeRecord:
     turn : int
         Counts what was spread: this, when the node had its last of it.
     lost_at : float or None
-        When the connection ended; None while there is one.
+        When the connection ended, in seconds that count (``silences``); None while there is one.
     """
 
     __slots__ = (

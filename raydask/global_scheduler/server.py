@@ -290,6 +290,8 @@ class GlobalSchedulerServer:
             protocol.send(wire.Reply(message.number, serialize_error(error), b""))
 
     def _on_message(self, protocol: FrameProtocol, node: NodeNumber, message: Any) -> None:
+        if self._nodes.get(node) is not protocol:
+            return  # it is dead or has come anew, and this was on its way
         if isinstance(message, wire.ListNodes):
             protocol.send(wire.NodesListed(message.number, self._core.status()))
             return
@@ -353,8 +355,9 @@ def _on_create_actor(node: NodeNumber, message: wire.CreateActor) -> events.Even
 
 def _on_actor_changed(node: NodeNumber, message: wire.ActorChanged) -> events.Event:
     state = wire.ActorState(message.state)
+    host = NodeNumber(message.node)
     return events.ActorReported(
-        node, message.actor_id, state, message.pid, message.restarts, message.cause
+        node, message.actor_id, host, state, message.pid, message.restarts, message.cause
     )
 
 

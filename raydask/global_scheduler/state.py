@@ -9,26 +9,27 @@ A node's life here::
                            +--(lost by another node, and has to go)-------+
                            +--(says nothing for too long)-----------------+
 
-After a restart every node that the control state calls ALIVE is awaited.  An awaited node is
-given nothing new, but what it alone could run waits for it and is not called infeasible.
+After a restart every node that the control state calls ALIVE is awaited, from the first tick on.
+An awaited node is given nothing new, but what it alone could run waits for it and is not called
+infeasible.
 
 Invariants
 ----------
-- What is dead stays dead: all nodes are told, and one that comes back all the same is told so
-  of itself (`GlobalScheduler.refusal_of`).  The head's node is awaited for ever: where it
-  ends, the whole session does.
-- A node is in the control state before other nodes are told where it is.
+- What is dead stays dead: all nodes are told, one that comes back all the same is told so of
+  itself (`GlobalScheduler.refusal_of`), and what it still had to say is not taken in.  The head's
+  node is awaited for ever: where it ends, the whole session does.
+- A node is in the control state before other nodes are told where it is, and its death before
+  anybody is told of that.
 - The node where an actor was made is the authority on it, wherever the actor lives.  That one is
   dead because that node is, is a guess; a node that comes back with the actor corrects it.
-- What could not be placed is tried again whenever a node registers.  Requests can be
-  repeated: after a restart nodes send again whatever was not answered.
+- What could not be placed is tried again when a node registers that could run it.  Requests can
+  be repeated: after a restart nodes send again whatever was not answered.
 - Of dead actors the latest `DEAD_ACTORS_KEPT` are kept.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from raydask.control.tables import ActorEntry, NodeEntry
@@ -40,8 +41,7 @@ from raydask.global_scheduler.groups import GroupTable
 from raydask.global_scheduler.leases import Lessor
 from raydask.global_scheduler.names import NameTable
 from raydask.global_scheduler.partings import Partings
-from raydask.global_scheduler.placing import Chooser, Refusal, Unplaced
-from raydask.global_scheduler.policy import note_placement
+from raydask.global_scheduler.placing import Chooser, Unplaced
 from raydask.global_scheduler.records import (
     ActorRecord,
     NameRecord,
@@ -51,6 +51,7 @@ from raydask.global_scheduler.records import (
     view_of,
 )
 from raydask.global_scheduler.silences import Silences
+from raydask.global_scheduler.waiting import Waiting
 from raydask.ids import ActorID, NodeNumber, TaskID, home_of
 from raydask.task import RESOURCE_UNIT, in_units
 from raydask.wire.messages import (
@@ -58,16 +59,15 @@ from raydask.wire.messages import (
     ActorFound,
     ActorPlaced,
     ActorState,
-    Infeasible,
     Leases,
     NodesAppeared,
     NodesDied,
-    Placed,
     RegisterNode,
 )
 from raydask.wire.status import NodeStatus
 
 NODE_GRACE_SECONDS = 5.0
+"""Of the time in which a node could have come back; see ``silences``."""
 VIEW_SECONDS = 0.5
 VIEW_NODES = 32
 """With more nodes views are rarer in proportion: each tells everybody about everybody."""
@@ -121,17 +121,24 @@ class GlobalScheduler:
         self._actors: dict[ActorID, ActorRecord] = {}
         self._dead: dict[ActorID, ActorRecord] = {}
         self._names = NameTable(journals.names)
-        self._unplaced: dict[TaskID, Unplaced] = {}
         self._actions: list[Action] = []
         self._groups = GroupTable(
             self._nodes,
             journals.groups,
-            lambda node, message: self._actions.append(Send(node, message)),
+            self._send,
             lambda: self._actions.append(Persist()),
             self._departures,
             self._noted,
         )
-        self._chooser = Chooser(self._nodes, self._buried, self._groups, self._departures)
+        self._waiting = Waiting(
+            self._nodes,
+            self._departures,
+            self._groups,
+            Chooser(self._nodes, self._buried, self._groups, self._departures),
+            self._send,
+            self._place_actor,
+            self._noted,
+        )
         self._now = 0.0
         self._view_changed = False
         self._viewed_at = float("-inf")
@@ -167,13 +174,23 @@ class GlobalScheduler:
             Seconds since 1970.
         """
         self._now = self._groups.now = now
-        self._handlers[type(event)](event)
+        if self._is_of_here(event):
+            self._handlers[type(event)](event)
         self._serve_groups()
         if self._view_changed:
             self._show_view()
         self._divide()
         actions, self._actions = self._actions, []
         return actions
+
+    def _is_of_here(self, event: events.Event) -> bool:
+        """Say whether an event is no late word of a node that is dead."""
+        if isinstance(event, events.EntriesReread | events.NodeRegistered | events.ClockTicked):
+            return True
+        return event.node in self._nodes
+
+    def _send(self, node: NodeNumber, message: object) -> None:
+        self._actions.append(Send(node, message))
 
     # --- a predecessor's state --------------------------------------------------------------
 
@@ -186,7 +203,7 @@ class GlobalScheduler:
                     name: round(amount * RESOURCE_UNIT) for name, amount in entry.resources.items()
                 }
                 record = NodeRecord(entry, total)
-                record.lost_at = self._now
+                record.lost_at = self._silences.moment(self._now)
                 self._nodes[record.number] = record
         for actor_entry in sorted(event.actors, key=lambda entry: entry.died):
             actor = ActorRecord(ActorID(bytes.fromhex(actor_entry.id)), actor_entry)
@@ -243,7 +260,7 @@ class GlobalScheduler:
         # Before anything is placed there: those who asked must know the node.
         self._introduce(node, known)
         self._groups.registered(node, message.bundles, message.jobs)
-        self._place(list(self._unplaced.values()))
+        self._waiting.node_came(node, is_new=known is None)
         self._actions.append(Send(node.number, view_of(self._connected())))
 
     def _introduce(self, node: NodeRecord, known: NodeRecord | None) -> None:
@@ -284,17 +301,18 @@ class GlobalScheduler:
         for known in ((node.available, node.queued), (before.available, before.queued)):
             if known != (message.available, message.queued):
                 self._view_changed = True
+        expected = node.available
         # A copy: placements are subtracted from it.
         node.available = dict(message.available)
         node.queued = message.queued
         node.queue_seconds = message.queue_seconds
         self._lessor.report(node.number, message.available, message.lent)
-        self._groups.reported(node)
+        self._groups.reported(node, expected)
 
     def _on_lost(self, event: events.NodeLost) -> None:
         node = self._nodes.get(event.node)
         if node is not None:
-            node.lost_at = self._now
+            node.lost_at = self._silences.moment(self._now)
             self._view_changed = True
             self._silences.forget(node.number)
             self._lessor.await_node(node.number)
@@ -311,17 +329,19 @@ class GlobalScheduler:
         node = self._nodes.get(event.node)
         if node is None:
             return
-        self._actions += self._departures.begin(node.number, self._connected())
+        if node.number not in self._departures:
+            self._actions += self._departures.begin(node.number, self._connected())
+            self._groups.nodes_changed()
         self._lessor.let_leave(node.number)
         if event.done and not node.entry.head:
             self._partings.forget(node.number)
             self._declare_dead(node.number, HAS_LEFT)
-            self._place(list(self._unplaced.values()))
+            self._waiting.nodes_went()
 
     def _on_tick(self, event: events.ClockTicked) -> None:
         self._names.lapse(self._now)
         head = next((node.number for node in self._nodes.values() if node.entry.head), None)
-        due = self._gone() + self._silent(head)
+        due = self._silent(head) + self._gone()
         for number, _ in due:
             self._partings.forget(number)
         # Of a machine that has lost its network the others may know sooner than the kernel here.
@@ -333,7 +353,7 @@ class GlobalScheduler:
             self._declare_dead(number, cause)
         if due:
             # What waited for a node that is now dead may have become infeasible.
-            self._place(list(self._unplaced.values()))
+            self._waiting.nodes_went()
 
     def _gone(self) -> list[tuple[NodeNumber, str]]:
         cause = f"its connection ended and it did not come back within {NODE_GRACE_SECONDS:g} s"
@@ -342,7 +362,7 @@ class GlobalScheduler:
             for node in self._nodes.values()
             if node.lost_at is not None
             and not node.entry.head
-            and self._now - node.lost_at >= NODE_GRACE_SECONDS
+            and self._silences.listened - node.lost_at >= NODE_GRACE_SECONDS - _EARLY_SECONDS
         ]
 
     def _silent(self, head: NodeNumber | None) -> list[tuple[NodeNumber, str]]:
@@ -353,32 +373,38 @@ class GlobalScheduler:
 
     def _declare_dead(self, number: NodeNumber, cause: str) -> None:
         """Tell all nodes, the dead one too, that it is dead."""
+        node = self._nodes.get(number)
+        if node is not None:
+            self._mark_dead(node, cause)
         news = NodesDied([(int(number), cause)])
-        self._actions += [Send(node.number, news) for node in self._connected()]
+        self._actions += [Send(other.number, news) for other in self._connected()]
         self._buried[number] = cause
         self._departures.forget(number)
         self._silences.forget(number)
         self._lessor.remove_node(number)
-        node = self._nodes.get(number)
         if node is not None:  # it may never have come to this global scheduler
             self._actions.append(Disconnect(number))
-            self._bury(node, cause)
+            self._bury(node)
 
-    def _bury(self, node: NodeRecord, cause: str) -> None:
-        """Note that a node is dead, and what lived there with it."""
-        del self._nodes[node.number]
-        self._view_changed = True
+    def _mark_dead(self, node: NodeRecord, cause: str) -> None:
+        """Have in the control state that a node is dead, before anybody is told."""
         entry = node.entry
         entry.state = "DEAD"
         entry.died = self._now
         entry.death_cause = cause
         self._node_journal.put(node.number, node)
-        for identifier, item in list(self._unplaced.items()):
-            if item.node == node.number:
-                del self._unplaced[identifier]
+        self._actions.append(Persist())
+
+    def _bury(self, node: NodeRecord) -> None:
+        """Forget a node that is dead, and note that what lived there is too."""
+        del self._nodes[node.number]
+        self._view_changed = True
+        self._waiting.node_died(node.number)
         for actor in list(self._actors.values()):
             if not actor.is_dead and home_of(actor.actor_id) == node.number:
-                self._presume_dead(actor, f"its node {node.number} is dead: {entry.death_cause}")
+                self._presume_dead(
+                    actor, f"its node {node.number} is dead: {node.entry.death_cause}"
+                )
         self._names.lapse(self._now, dead=(node.number,))
         self._groups.buried(node.number)
 
@@ -397,9 +423,7 @@ class GlobalScheduler:
 
     def status(self) -> list[NodeStatus]:
         """Return what is known of each node, for whoever watches over the cluster."""
-        infeasible: Counter[NodeNumber] = Counter(
-            item.node for item in self._unplaced.values() if item.reported
-        )
+        infeasible = self._waiting.reported()
         return [
             status_of(node, infeasible[number] + self._groups.infeasible_of(number))
             for number, node in sorted(self._nodes.items())
@@ -422,44 +446,14 @@ class GlobalScheduler:
     # --- places -----------------------------------------------------------------------------
 
     def _on_passed_up(self, event: events.TasksPassedUp) -> None:
-        items = [
+        self._waiting.add(
             Unplaced(event.node, task.task_id, task.resources, False, task.strategy)
             for task in event.tasks
-        ]
-        self._unplaced.update((item.identifier, item) for item in items)
-        self._place(items)
+        )
 
     def _on_withdrawn(self, event: events.TasksWithdrawn) -> None:
         for task_id in event.task_ids:
-            self._unplaced.pop(task_id, None)
-
-    def _place(self, items: Iterable[Unplaced]) -> None:
-        """Place what can be placed, and report what no node could run, once."""
-        connected = self._departures.staying(self._connected())
-        placed: dict[NodeNumber, list[tuple[TaskID, int]]] = {}
-        refused: dict[tuple[NodeNumber, Refusal], list[TaskID]] = {}
-        for item in items:
-            asking = self._nodes.get(item.node)
-            if asking is None or asking.lost_at is not None:
-                continue  # it could not be told now
-            target = self._chooser.choose(item, asking, connected)
-            if isinstance(target, NodeRecord):
-                del self._unplaced[item.identifier]
-                note_placement(target, item.wanted)
-                self._noted(target)
-                if item.is_actor:
-                    self._place_actor(ActorID(item.identifier), item.node, target.number)
-                else:
-                    placed.setdefault(item.node, []).append((item.identifier, target.number))
-            elif target is not None and (target.final or not item.reported):
-                item.reported = True
-                if target.final:
-                    del self._unplaced[item.identifier]
-                refused.setdefault((item.node, target), []).append(item.identifier)
-        for node, placements in placed.items():
-            self._actions.append(Send(node, Placed(placements)))
-        for (node, refusal), identifiers in refused.items():
-            self._actions.append(Send(node, Infeasible(identifiers, *refusal)))
+            self._waiting.withdraw(task_id)
 
     def _noted(self, node: NodeRecord) -> None:
         """Have others know what is free at a node after something was placed there."""
@@ -470,9 +464,8 @@ class GlobalScheduler:
         """Try to place groups, and what waited for a group that has changed."""
         self._groups.advance()
         changed = self._groups.take_changed()
-        if changed and self._unplaced:
-            items = self._unplaced.values()
-            self._place([item for item in items if item.group in changed])
+        if changed:
+            self._waiting.groups_changed(changed)
 
     def _place_actor(self, actor_id: ActorID, asking: NodeNumber, target: NodeNumber) -> None:
         actor = self._actors.get(actor_id)
@@ -501,8 +494,7 @@ class GlobalScheduler:
         entry.node = 0
         self._actor_journal.put(actor.actor_id, actor)
         item = Unplaced(event.node, TaskID(event.actor_id), event.resources, True, event.strategy)
-        self._unplaced[item.identifier] = item
-        self._place([item])
+        self._waiting.add([item])
 
     def _on_actor_reported(self, event: events.ActorReported) -> None:
         if event.state == ActorState.DEAD and event.actor_id not in self._actors:
@@ -519,7 +511,7 @@ class GlobalScheduler:
         if event.state == ActorState.ALIVE:
             if entry.state != "ALIVE" or entry.restarts != event.restarts:
                 entry.started = self._now
-            entry.node = event.node
+            entry.node = event.host
         entry.restarts = event.restarts
         entry.pid = event.pid
         entry.death_cause = event.cause
@@ -551,7 +543,7 @@ class GlobalScheduler:
         """Note that an actor is dead, and return the name it had."""
         actor.entry.state = "DEAD"
         actor.entry.died = self._now
-        self._unplaced.pop(TaskID(actor.actor_id), None)
+        self._waiting.withdraw(TaskID(actor.actor_id))
         self._actor_journal.put(actor.actor_id, actor)
         self._keep_dead(actor)
         return self._names.release(actor.actor_id)

@@ -106,13 +106,14 @@ class BundleTable:
                 self._pool.kill(worker, event.cause)
 
     def judged(self, event: events.GroupWasJudged) -> None:
-        """Tell the users of a group when the cluster could not hold it."""
+        """Tell the users of a group when the cluster could not hold it; wait for it if it could."""
         if event.infeasible:
             if event.group_id not in self.infeasible:
                 self._tell_drivers(event.job, f"{event.infeasible}. It waits for nodes that can")
             self.infeasible[event.group_id] = event.job
         else:
             self.infeasible.pop(event.group_id, None)
+            self._work.passed_up.believe(event.group_id)
 
     def job_ended(self, job: int) -> None:
         """Forget the groups of a job."""

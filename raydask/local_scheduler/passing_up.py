@@ -4,13 +4,14 @@ A task is passed up when its inputs exist and its resources are more than the no
 it has a strategy, which is for the global scheduler to follow.  It waits there for a node.  The
 driver is told at once when there is none that could run it, and after a while the task fails, so
 that nothing waits for ever for what will not come.  What can be placed later, because its
-placement group is not reserved yet, may wait for as long as that takes.
+placement group is not reserved yet, may wait for as long as that takes, also after it has been
+said for a while that the cluster could not hold the group.
 """
 
 from __future__ import annotations
 
 from raydask.errors import InfeasibleError
-from raydask.ids import TaskID
+from raydask.ids import PlacementGroupID, TaskID
 from raydask.local_scheduler.actions import SendGlobal
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import TaskRecord
@@ -62,9 +63,11 @@ class PassedUpTasks:
     def ask_again(self) -> None:
         """Ask for all that wait: what an earlier global scheduler was told may be lost.
 
-        Actors ask for themselves.
+        Actors ask for themselves.  Whether a group could be held is found out and said anew.
         """
-        for task, _ in self._waiting.values():
+        for task, _ in list(self._waiting.values()):
+            if _group_of(task) is not None:
+                self._believe(task)
             if task.template.template.kind == TaskKind.NORMAL:
                 self._ask(task)
 
@@ -96,6 +99,16 @@ class PassedUpTasks:
         self._waiting[task.spec.task_id] = (task, deadline)
         if task.template.template.strategy is not None:
             self._details[task.spec.task_id] = detail
+
+    def believe(self, group_id: PlacementGroupID) -> None:
+        """Let a group's tasks wait for as long as it takes: the cluster could hold it now."""
+        for task, _ in list(self._waiting.values()):
+            if _group_of(task) == group_id:
+                self._believe(task)
+
+    def _believe(self, task: TaskRecord) -> None:
+        self._waiting[task.spec.task_id] = (task, _NEVER)
+        self._details.pop(task.spec.task_id, None)
 
     def withdraw(self, task_id: TaskID) -> None:
         """Take a task out that has ended, and have the global scheduler forget it."""
@@ -138,6 +151,11 @@ class PassedUpTasks:
                 "start a node that has it"
             )
         )
+
+
+def _group_of(task: TaskRecord) -> PlacementGroupID | None:
+    strategy = task.template.template.strategy
+    return strategy.group if strategy is not None and strategy.kind == "GROUP" else None
 
 
 def cannot_run(task: TaskRecord, detail: str) -> bytes:

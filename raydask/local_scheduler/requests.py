@@ -255,6 +255,8 @@ class RequestDesk:
 
     def _create_group(self, peer: Peer, number: int, payload: bytes) -> object:
         message = msgspec.msgpack.decode(payload, type=wire.CreateGroup)
+        if not message.detached and message.job not in self._server.core.pool.job_settings:
+            raise UsageError("the job that the placement group would end with has ended")
         return self._ask(peer, number, message)
 
     def _remove_group(self, peer: Peer, number: int, payload: bytes) -> object:

@@ -22,6 +22,8 @@ from raydask.wire import messages as wire
 
 Message = TypeVar("Message")
 
+TICK_SECONDS = 0.25
+
 
 def units(**amounts: float) -> dict[str, int]:
     """Whole resources in the wire's steps."""
@@ -55,9 +57,9 @@ class Rows:
 
 
 class Cluster:
-    """One core and what it has sent."""
+    """One core and what it has sent; it has begun to listen unless ``began`` says no."""
 
-    def __init__(self, patience: float = float("inf")) -> None:
+    def __init__(self, patience: float = float("inf"), *, began: bool = True) -> None:
         self.nodes, self.actors, self.names, self.groups = Rows(), Rows(), Rows(), Rows()
         journals = Journals(self.nodes, self.actors, self.names, self.groups)
         self.core = GlobalScheduler(journals, "mine", patience)
@@ -66,6 +68,8 @@ class Cluster:
         self._sources = {
             number: IDSource(NodeNumber(number), ProcessNumber(1)) for number in (1, 2, 3)
         }
+        if began:
+            self.pause(0.0)
 
     def new_id(self, node: int = 1) -> TaskID:
         return self._sources[node].next_task_id()
@@ -136,6 +140,15 @@ class Cluster:
         self.tell(events.LoadReported(NodeNumber(message.node), message))
 
     def after(self, seconds: float) -> None:
+        """Let time pass in which the core hears what is said."""
+        end = self.now + seconds
+        while self.now < end - TICK_SECONDS:
+            self.pause(TICK_SECONDS)
+        self.now = end
+        self.pause(0.0)
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass without the core, and then its clock tick."""
         self.now += seconds
         self.tell(events.ClockTicked())
 
@@ -157,8 +170,18 @@ class Cluster:
         )
         return actor_id
 
-    def report(self, node: int, actor_id: ActorID, state: wire.ActorState, cause: str = "") -> None:
-        self.tell(events.ActorReported(NodeNumber(node), actor_id, state, 99, 0, cause))
+    def report(
+        self,
+        node: int,
+        actor_id: ActorID,
+        state: wire.ActorState,
+        cause: str = "",
+        *,
+        host: int = 0,
+    ) -> None:
+        """Have an actor's home report it; it lives there unless another host is named."""
+        where = NodeNumber(host or node)
+        self.tell(events.ActorReported(NodeNumber(node), actor_id, where, state, 99, 0, cause))
 
     def claim(
         self, node: int, name: str, actor_id: ActorID, handle: bytes = b"shape"
@@ -180,7 +203,7 @@ class Cluster:
 
     def restarted(self) -> Cluster:
         """A new core that has read what this one journaled."""
-        other = Cluster()
+        other = Cluster(began=False)
         other.now = self.now
         other._sources = self._sources
         other.tell(
@@ -191,6 +214,7 @@ class Cluster:
                 [decode(text, PlacementGroupEntry) for text in other.groups.take_over(self.groups)],
             )
         )
+        other.pause(0.0)
         return other
 
 

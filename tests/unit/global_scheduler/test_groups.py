@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from raydask.control.tables import PlacementGroupEntry, decode
 from raydask.global_scheduler import events
+from raydask.global_scheduler.groups import ENDED_JOBS_KEPT
 from raydask.global_scheduler.state import NODE_GRACE_SECONDS
 from raydask.ids import NodeNumber, PlacementGroupID, TaskID, job_number
 from raydask.placement import GroupStrategy, Strategy, demanded
@@ -35,7 +36,13 @@ class Groups(Cluster):
         self.join(number, jobs=[JOB], head=number == 1, **amounts)
 
     def create(  # type: ignore[override]  # groups, not actors
-        self, *bundles: float, strategy: GroupStrategy = "PACK", name: str = "", **more: bool
+        self,
+        *bundles: float,
+        strategy: GroupStrategy = "PACK",
+        name: str = "",
+        detached: bool = False,
+        by: int = 1,
+        job: int = JOB,
     ) -> PlacementGroupID:
         group_id = PlacementGroupID(self.new_id())
         message = wire.CreateGroup(
@@ -45,10 +52,10 @@ class Groups(Cluster):
             strategy,
             name,
             "space",
-            JOB,
-            more.get("detached", False),
+            job,
+            detached,
         )
-        self.tell(events.GroupRequested(NodeNumber(1), message))
+        self.tell(events.GroupRequested(NodeNumber(by), message))
         self.run()
         return group_id
 
@@ -104,11 +111,13 @@ class Groups(Cluster):
     def entry(self, group_id: PlacementGroupID) -> PlacementGroupEntry:
         return decode(self.groups.sources[group_id].document(), PlacementGroupEntry)
 
-    def ask(self, group_id: PlacementGroupID, cpus: float = 1, index: int = -1) -> TaskID:
+    def ask(
+        self, group_id: PlacementGroupID, cpus: float = 1, index: int = -1, *, by: int = 1
+    ) -> TaskID:
         """Pass up a task that shall run in a group."""
         wanted = demanded(units(CPU=cpus), group_id, index)
         task = wire.PassedUp(self.new_id(), "f", wanted, Strategy("GROUP", group=group_id))
-        self.tell(events.TasksPassedUp(NodeNumber(1), [task]))
+        self.tell(events.TasksPassedUp(NodeNumber(by), [task]))
         return task.task_id
 
     def placements(self) -> dict[TaskID, int]:
@@ -294,6 +303,79 @@ def test_a_job_that_ended_unheard_takes_its_groups_when_its_node_comes_back(
 
     assert group not in cluster.groups.sources
     assert cluster.held == {1: {}, 2: {}}
+
+
+@pytest.mark.parametrize("node", [1, 2])
+def test_a_group_that_is_asked_for_as_its_job_ends_is_refused(cluster: Groups, node: int) -> None:
+    cluster.tell(events.JobEnded(NodeNumber(1), JOB))
+    cluster.create(1, by=node)
+    assert "has ended" in cluster.sent(wire.GroupsAnswered, node)[0].refusal
+    detached = cluster.create(1, by=node, detached=True)
+
+    assert cluster.sent(wire.GroupsAnswered, node)[0].refusal == ""
+    assert set(cluster.groups.sources) == {detached}
+    assert sum(map(len, cluster.held.values())) == 1
+
+
+def test_a_group_of_a_dead_nodes_job_is_refused(cluster: Groups) -> None:
+    cluster.lose(2)
+    cluster.after(NODE_GRACE_SECONDS)
+    cluster.create(1, job=job_number(2, 1))
+
+    assert "node of the job" in cluster.sent(wire.GroupsAnswered, 1)[0].refusal
+    assert cluster.groups.sources == {}
+
+
+def test_of_ended_jobs_the_latest_are_known(cluster: Groups) -> None:
+    for number in range(1, ENDED_JOBS_KEPT + 2):
+        cluster.tell(events.JobEnded(NodeNumber(1), job_number(1, number)))
+    cluster.create(1, job=job_number(1, 2))
+    assert "has ended" in cluster.sent(wire.GroupsAnswered, 1)[0].refusal
+    cluster.create(1, job=job_number(1, 1))
+    assert cluster.sent(wire.GroupsAnswered, 1)[0].refusal == ""
+
+
+def test_all_who_were_told_that_a_group_is_infeasible_are_told_when_it_is_not(
+    cluster: Groups,
+) -> None:
+    group = cluster.create(1, 1, 1, strategy="STRICT_SPREAD")
+    mine, others = cluster.ask(group), cluster.ask(group, by=2)
+    assert [cluster.sent(wire.Infeasible, node)[0].task_ids for node in (1, 2)] == [
+        [mine],
+        [others],
+    ]
+    cluster.sent(wire.GroupJudged)
+
+    cluster.after(1.0)
+    cluster.silent = {1, 2, 3}  # it could be held now, but it is not reserved
+    cluster.add(3, CPU=1)
+    cluster.run()
+    judgement = wire.GroupJudged(group, JOB, "")
+    assert [cluster.sent(wire.GroupJudged, node) for node in (1, 2)] == [[judgement], [judgement]]
+    assert [status.infeasible for status in cluster.core.status()] == [0, 0, 0]
+
+    cluster.lose(3)
+    cluster.after(NODE_GRACE_SECONDS + 1)
+    assert cluster.sent(wire.GroupJudged, 1)[0].infeasible
+    assert [cluster.sent(wire.Infeasible, node)[0].task_ids for node in (1, 2)] == [
+        [mine],
+        [others],
+    ]
+
+
+def test_a_restarted_global_scheduler_takes_back_what_its_predecessor_has_said(
+    cluster: Groups,
+) -> None:
+    cluster.create(1, 1, 1, strategy="STRICT_SPREAD")
+    before = cluster.restarted()
+    other = Groups()
+    other.__dict__.update(before.__dict__, free=cluster.free, held=cluster.held)
+    for number, cpus in ((2, 4), (3, 1), (1, 2)):
+        other.add(number, CPU=cpus)
+        other.run()
+    other.after(1.0)
+
+    assert other.sent(wire.GroupJudged, 1)[-1].infeasible == ""
 
 
 def test_names_are_taken_once(cluster: Groups) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from raydask.control.tables import NodeEntry, decode
+from raydask.global_scheduler import events
 from raydask.global_scheduler.actions import Disconnect, WakeAfter
 from raydask.global_scheduler.leases import PAUSE_SECONDS
 from raydask.global_scheduler.partings import GRACE_SECONDS
+from raydask.global_scheduler.silences import LONGEST_LOOK
 from raydask.global_scheduler.state import NODE_GRACE_SECONDS, VIEW_NODES, VIEW_SECONDS
+from raydask.ids import NodeNumber
 from raydask.wire import messages as wire
-from tests.unit.global_scheduler.cluster import Cluster, kinds, units
+from tests.unit.global_scheduler.cluster import TICK_SECONDS, Cluster, kinds, units
 
 
 @pytest.fixture
@@ -96,6 +100,81 @@ def test_all_are_told_of_a_death(cluster: Cluster) -> None:
     cluster.after(0.1)
 
     assert (dead(cluster, 1), dead(cluster, 3)) == ([2], [2])
+
+
+def test_a_death_is_in_the_control_state_before_it_is_told(cluster: Cluster) -> None:
+    cluster.after(10.0)
+    cluster.lose(2)
+    cluster.actions.clear()
+    cluster.after(NODE_GRACE_SECONDS)
+
+    told = kinds(cluster.actions)
+    assert told.index("Persist") < told.index("NodesDied")
+
+
+def test_only_time_in_which_a_node_could_have_come_back_counts(cluster: Cluster) -> None:
+    cluster.lose(2)
+    cluster.pause(600.0)
+    cluster.after(NODE_GRACE_SECONDS - LONGEST_LOOK - 0.1)
+    assert cluster.node(2).state == "ALIVE"
+    cluster.after(0.1)
+
+    assert cluster.node(2).state == "DEAD"
+
+
+def test_of_a_loss_that_is_read_late_the_time_begins_then(cluster: Cluster) -> None:
+    cluster.now += 600.0
+    cluster.lose(2)
+    cluster.after(NODE_GRACE_SECONDS - 0.1)
+    assert cluster.node(2).state == "ALIVE"
+    cluster.after(0.1 + TICK_SECONDS)
+
+    assert cluster.node(2).state == "DEAD"
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_jumps_keeps_nobody_alive_and_kills_nobody(
+    cluster: Cluster, jump: float
+) -> None:
+    cluster.lose(2)
+    cluster.pause(jump)
+    cluster.after(NODE_GRACE_SECONDS - LONGEST_LOOK - 0.1)
+    assert cluster.node(2).state == "ALIVE"
+    cluster.after(LONGEST_LOOK + 0.1)
+
+    assert cluster.node(2).state == "DEAD"
+
+
+def test_after_a_restart_nodes_are_awaited_from_when_they_can_be_heard(cluster: Cluster) -> None:
+    cluster.lose(2)
+    other = Cluster(began=False)
+    entries = [decode(text, NodeEntry) for text in other.nodes.take_over(cluster.nodes)]
+    other.tell(events.EntriesReread(entries, [], []))
+    other.pause(30.0)  # until it listens
+    other.after(NODE_GRACE_SECONDS - 0.1)
+    assert (other.node(2).state, other.node(3).state) == ("ALIVE", "ALIVE")
+    other.after(0.1)
+
+    assert (other.node(2).state, other.node(3).state) == ("DEAD", "DEAD")
+
+
+def test_what_a_dead_node_still_had_to_say_is_not_taken_in(cluster: Cluster) -> None:
+    actor_id = cluster.create(2, CPU=1)
+    cluster.report(2, actor_id, wire.ActorState.ALIVE)
+    cluster.lose(2)
+    cluster.after(NODE_GRACE_SECONDS)
+    assert cluster.actor(actor_id).state == "DEAD"
+    cluster.report(2, actor_id, wire.ActorState.ALIVE)
+    cluster.pass_up(2, CPU=16)
+    cluster.beat(2, CPU=4)
+    cluster.tell(events.NameClaimed(NodeNumber(2), 1, "late", "space", actor_id, b""))
+    cluster.sent(wire.Infeasible)
+    cluster.join(4, CPU=16)
+
+    assert cluster.actor(actor_id).state == "DEAD"
+    assert cluster.sent(wire.Placed) == []
+    assert cluster.sent(wire.Infeasible) == []
+    assert cluster.find("late") == b""
 
 
 def test_the_dead_stay_dead_and_later_nodes_know_them(cluster: Cluster) -> None:
@@ -247,7 +326,7 @@ def test_views_of_many_nodes_are_rarer() -> None:
     cluster = Cluster()
     for number in range(1, 2 * VIEW_NODES + 1):
         cluster.join(number, CPU=4)
-    cluster.after(10.0)
+    cluster.pause(10.0)
     cluster.actions.clear()
     cluster.beat(1, CPU=3)
     cluster.after(VIEW_SECONDS)

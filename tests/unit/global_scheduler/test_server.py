@@ -94,6 +94,25 @@ def test_what_is_answered_is_in_the_control_state(folder: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_the_control_state_says_on_which_node_an_actor_lives(folder: Path) -> None:
+    path, state, actor_id = folder / "global.sock", MemoryServer(), ActorID(IDS.next_task_id())
+
+    async def scenario() -> None:
+        async with Server(MemoryStore(state), path):
+            home = await Node.join(path)
+            home.send(
+                create_actor(actor_id),
+                wire.ActorChanged(actor_id, wire.ActorState.ALIVE, 2, 99, 0, ""),
+                wire.FindActor(4, "nobody", "space"),
+            )
+            await home.receive(wire.ActorFound)
+            await home.close()
+
+    asyncio.run(scenario())
+    entry = decode(state.values[f"actor:{actor_id.hex()}"], ActorEntry)
+    assert (entry.state, entry.node) == ("ALIVE", 2)
+
+
 def test_answers_keep_their_order(folder: Path) -> None:
     path, actor_id = folder / "global.sock", ActorID(IDS.next_task_id())
     task = wire.PassedUp(IDS.next_task_id(), "f", units(CPU=1))
@@ -170,6 +189,32 @@ def test_a_node_on_a_new_connection_replaces_the_old_one(folder: Path) -> None:
             await new.close()
 
     asyncio.run(scenario())
+
+
+def test_what_comes_on_an_old_connection_is_not_taken_in() -> None:
+    store = MemoryStore()
+    store.start()
+    writer = WriteBehind(store, 0.01)
+    heard: list[events.Event] = []
+
+    class Core(GlobalScheduler):
+        def handle(self, event: events.Event, now: float) -> list[Action]:
+            heard.append(event)
+            return super().handle(event, now)
+
+    server = GlobalSchedulerServer(Core(journals_of(writer), CLUSTER), writer, store, CLUSTER)
+    old, new = (server._make_protocol(from_network=False) for _ in range(2))
+    registration = wire.RegisterNode(1, 7, "here", "host", units(CPU=4), {}, 10, [])
+    for protocol in (old, new):
+        assert protocol.on_message is not None
+        protocol.on_message(protocol, registration)
+    del heard[:]
+    for protocol in (old, new):
+        assert protocol.on_message is not None
+        protocol.on_message(protocol, wire.Heartbeat(1, units(CPU=4), 0, 0.0, 0))
+
+    assert len(heard) == 1
+    store.close()
 
 
 @pytest.mark.expect_log("actor:00 in the control state is passed over")

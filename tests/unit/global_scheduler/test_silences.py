@@ -68,6 +68,18 @@ def test_the_time_in_which_nobody_could_be_heard_does_not_count() -> None:
     assert look_until(silences, 5013.0, 5015.0) == [ONE]
 
 
+def test_a_moment_between_two_looks_counts_as_the_next_look_does() -> None:
+    silences = Silences(15.0)
+    assert silences.moment(1000.0) == 0.0
+    silences.look(1000.0)
+    assert silences.moment(1000.4) == pytest.approx(0.4)
+    assert silences.moment(1600.0) == LONGEST_LOOK
+    assert silences.moment(900.0) == 0.0
+    silences.look(1600.0)
+
+    assert silences.listened == LONGEST_LOOK
+
+
 @pytest.mark.parametrize("jump", [-3600.0, 3600.0])
 def test_a_clock_that_jumps_does_no_harm(jump: float) -> None:
     silences = silences_of(ONE)
@@ -84,7 +96,6 @@ def test_a_clock_that_jumps_does_no_harm(jump: float) -> None:
 def cluster() -> Cluster:
     """A head's node, 1, and two others, which may be silent for 15 s."""
     made = Cluster(patience=15.0)
-    made.after(0.0)
     made.join(1, head=True, link="a:1", CPU=4)
     made.join(2, link="b:1", CPU=4)
     made.join(3, link="c:1", CPU=4)
@@ -127,7 +138,7 @@ def test_the_heads_node_may_be_silent(cluster: Cluster) -> None:
 
 
 def test_the_global_schedulers_own_pause_kills_nobody(cluster: Cluster) -> None:
-    cluster.after(300.0)
+    cluster.pause(300.0)
     pass_time(cluster, 60, beats=(1, 2, 3))
 
     assert cluster.sent(wire.NodesDied) == []

@@ -183,6 +183,17 @@ def test_an_actor_goes_where_it_can_run(cluster: Cluster) -> None:
     assert cluster.actor(actor_id).started == cluster.now
 
 
+def test_an_actors_entry_names_the_node_where_it_lives_and_not_its_home(cluster: Cluster) -> None:
+    actor_id = cluster.create(1, GPU=1)
+    assert cluster.actor(actor_id).node == 2
+    cluster.report(1, actor_id, ActorState.ALIVE, host=2)
+    assert cluster.actor(actor_id).node == 2
+
+    cluster.sent(wire.ActorPlaced)
+    cluster.create(1, actor_id, GPU=1)
+    assert cluster.sent(wire.ActorPlaced, 1) == [wire.ActorPlaced(actor_id, 2)]
+
+
 def test_an_infeasible_actor_is_reported_as_a_task_and_placed_later(cluster: Cluster) -> None:
     actor_id = cluster.create(1, CPU=16)
     assert cluster.sent(wire.Infeasible, 1)[0].task_ids == [TaskID(actor_id)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from raydask.errors import ActorDiedError, InfeasibleError
@@ -11,6 +13,7 @@ from raydask.ids import FunctionID, PlacementGroupID, ProcessNumber, TaskID, job
 from raydask.local_scheduler import events
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.policy import Resources
+from raydask.local_scheduler.requests import RequestDesk
 from raydask.placement import Strategy, demanded, supplied
 from raydask.task import RESOURCE_UNIT, ActorOptions, TaskKind, TaskTemplate
 from raydask.wire import messages as wire
@@ -26,6 +29,11 @@ def in_group(cpus: float = 1, index: int = -1, **more: Any) -> TaskTemplate:
     wanted = demanded({"CPU": round(cpus * UNIT)} if cpus else {}, GROUP, index)
     strategy = Strategy("GROUP", group=GROUP)
     return TaskTemplate(FunctionID(b"f"), "f", resources=wanted, strategy=strategy, **more)
+
+
+def spread() -> TaskTemplate:
+    wanted = {"CPU": UNIT}
+    return TaskTemplate(FunctionID(b"s"), "s", resources=wanted, strategy=Strategy("SPREAD"))
 
 
 def said(node: Node, kind: type) -> list[Any]:
@@ -217,6 +225,63 @@ def test_users_are_told_of_a_group_that_the_cluster_cannot_hold() -> None:
     assert node.core.infeasible == 1
     node.tell(events.GroupWasJudged(GROUP, 101, ""))
     assert node.core.infeasible == 0
+
+
+def test_tasks_of_a_group_that_can_be_held_after_all_wait_on() -> None:
+    node = Node()
+    task_id, lone = node.submit(in_group()), node.submit(spread())
+    node.tell(events.GroupWasJudged(GROUP, 101, "no nodes can hold it"))
+    node.tell(events.TasksFoundInfeasible([task_id, lone], "no nodes can hold it"))
+    node.tick(20.0)
+    node.tell(events.GroupWasJudged(GROUP, 101, ""))
+    assert node.core.infeasible == 1
+    node.tick(1000.0)
+    assert isinstance(node.error_of(lone), InfeasibleError)
+    assert said(node, wire.WithdrawTasks) == [wire.WithdrawTasks([lone])]
+    assert node.core.infeasible == 0
+
+    node.tell(events.TasksFoundInfeasible([task_id], "again too large"))
+    node.tick(1100.0)
+    assert "again too large" in str(node.error_of(task_id))
+
+
+def test_a_new_global_scheduler_says_anew_whether_a_group_can_be_held() -> None:
+    node = Node()
+    task_id = node.submit(in_group())
+    node.tell(events.TasksFoundInfeasible([task_id], "no nodes can hold it"))
+    node.tell(events.GlobalSchedulerCame())
+    assert len(said(node, wire.PassUp)) == 2
+    assert node.core.infeasible == 0
+    node.tick(1000.0)
+    assert said(node, wire.WithdrawTasks) == []
+
+
+def test_a_group_of_a_job_that_has_ended_is_not_asked_for() -> None:
+    node = Node()
+    node.tell(events.DriverJoined(ProcessNumber(9), JOB, "", [], "/"))
+    asked: list[Any] = []
+    replies: list[Any] = []
+    process = SimpleNamespace(process=9, protocol=SimpleNamespace(send=replies.append))
+    server = SimpleNamespace(
+        core=node.core, peers={9: process}, cluster=SimpleNamespace(send=asked.append)
+    )
+    desk = RequestDesk(server)  # type: ignore[arg-type]
+
+    def ask(number: int, detached: bool) -> None:
+        group = wire.CreateGroup(0, GROUP, [{}], "PACK", "", "", JOB, detached)
+        payload = msgspec.msgpack.encode(group)
+        desk.on_request(process, wire.Request(number, "create_group", payload))  # type: ignore[arg-type]
+
+    ask(1, detached=False)
+    assert (len(asked), replies) == (1, [])
+    node.tell(events.DriverLeft(ProcessNumber(9)))
+    ask(2, detached=True)
+    assert (len(asked), replies) == (2, [])
+    ask(3, detached=False)
+
+    assert len(asked) == 2
+    (reply,) = replies
+    assert (reply.number, b"has ended" in reply.error) == (3, True)
 
 
 def test_the_global_scheduler_is_told_of_the_end_of_this_nodes_jobs() -> None:
