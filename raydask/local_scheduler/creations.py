@@ -24,7 +24,7 @@ from raydask.local_scheduler.records import (
     WorkerRecord,
 )
 from raydask.local_scheduler.worker_pool import WorkerPool
-from raydask.serialization import deserialize_error, serialize, serialize_error
+from raydask.serialization import serialize, serialize_error
 from raydask.wire.messages import ActorState, ObjectValue, TaskResult, TaskStatus, ValueKind
 
 if TYPE_CHECKING:
@@ -190,19 +190,11 @@ class Creations:
         else:
             self._work.close(task)
 
-    def no_place_came(self, task: TaskRecord, error: bytes) -> None:
-        """Note that an actor is dead for which there was no node in time.
-
-        Parameters
-        ----------
-        task : TaskRecord
-            Of whatever kind.
-        error : bytes
-            Serialized, and the engine's own: it says what was asked for.
-        """
+    def no_place_came(self, task: TaskRecord, cause: str) -> None:
+        """Note that an actor is dead for which there was no node in time, if this creates one."""
         actor = self._actors.creation_of(task)
         if actor is not None and actor.state != ActorState.DEAD:
-            self._actors.failed(actor, str(deserialize_error(error)))
+            self._actors.failed(actor, cause)
 
     def failed(self, task: TaskRecord) -> None:
         """Note that an actor is dead whose creation fails, unless it is known to be."""

@@ -15,7 +15,6 @@ from raydask.ids import PlacementGroupID, TaskID
 from raydask.local_scheduler.actions import SendGlobal
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.records import TaskRecord
-from raydask.serialization import serialize_error
 from raydask.task import TaskKind, in_units
 from raydask.wire.messages import PassedUp, PassUp, WithdrawTasks
 
@@ -134,22 +133,20 @@ class PassedUpTasks:
             f"{self._patience:g} s unless a node that can joins"
         )
 
-    def overdue(self, now: float) -> list[tuple[TaskRecord, bytes]]:
-        """Return the tasks that have waited too long, each with its serialized error."""
+    def overdue(self, now: float) -> list[tuple[TaskRecord, InfeasibleError]]:
+        """Return the tasks that have waited too long, each with its error."""
         overdue = [task for task, deadline in self._waiting.values() if now > deadline]
         return [(task, self._error(task)) for task in overdue]
 
-    def _error(self, task: TaskRecord) -> bytes:
+    def _error(self, task: TaskRecord) -> InfeasibleError:
         template = task.template.template
         detail = self._details.get(task.spec.task_id)
         if detail is not None:
             return cannot_run(task, detail)
         wanted = in_units(template.resources)
-        return serialize_error(
-            InfeasibleError(
-                f"no node could run {template.name!r}, which asks for {wanted}; ask for less, or "
-                "start a node that has it"
-            )
+        return InfeasibleError(
+            f"no node could run {template.name!r}, which asks for {wanted}; ask for less, or "
+            "start a node that has it"
         )
 
 
@@ -158,7 +155,7 @@ def _group_of(task: TaskRecord) -> PlacementGroupID | None:
     return strategy.group if strategy is not None and strategy.kind == "GROUP" else None
 
 
-def cannot_run(task: TaskRecord, detail: str) -> bytes:
-    """Return the serialized error of a task that no node can run, for this reason."""
+def cannot_run(task: TaskRecord, detail: str) -> InfeasibleError:
+    """Return the error of a task that no node can run, for this reason."""
     name = task.template.template.name
-    return serialize_error(InfeasibleError(f"no node can run {name!r}: {detail}"))
+    return InfeasibleError(f"no node can run {name!r}: {detail}")

@@ -11,6 +11,7 @@ from raydask.local_scheduler.actors import ActorTable
 from raydask.local_scheduler.passing_up import PassedUpTasks, cannot_run
 from raydask.local_scheduler.records import TaskRecord, TaskState
 from raydask.local_scheduler.tasks import TaskTable
+from raydask.serialization import serialize_error
 
 if TYPE_CHECKING:
     from raydask.local_scheduler.between_nodes import BetweenNodes
@@ -89,4 +90,4 @@ class Placements:
         if actor is not None:
             self._work.creations.end_actor(actor, detail)
         elif task is not None and task.state == TaskState.WAITING:
-            self._work.fail(task, cannot_run(task, detail))
+            self._work.fail(task, serialize_error(cannot_run(task, detail)))

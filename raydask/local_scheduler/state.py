@@ -466,8 +466,8 @@ class LocalScheduler:
             self.draining.tick(self._now)
         self._jobs.end_abandoned()
         for task, error in self._passed_up.overdue(self._now):
-            self._work.creations.no_place_came(task, error)
-            self._work.fail(task, error)
+            self._work.creations.no_place_came(task, str(error))
+            self._work.fail(task, serialize_error(error))
         if self._jobs.one_has_ended:
             self._jobs.one_has_ended = False
             self.objects.free_circles()
