@@ -291,7 +291,7 @@ class RequestDesk:
             self._view = message.nodes
 
     def _nodes(self, peer: Peer, number: int, payload: bytes) -> object:
-        if self._server.cluster.is_up and self._view.keys() - {self._server.identity.number}:
+        if self._server.cluster.is_up and self._server.core.between is not None:
             return self._ask(peer, number, wire.ListNodes(0))
         seen = [
             NodeStatus(node, True, in_units(total), in_units(available), queued=int(queued))
