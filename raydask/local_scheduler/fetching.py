@@ -16,9 +16,9 @@ fetch serves what it has of it: so a broadcast goes through the nodes like throu
 When none of them can give it, the home is asked again and names only nodes that have all of it.
 
 What was true when the home named them may be so no more: a node has dropped its copy, and fetches
-it again.  That two do not wait for one another, only who has room for an object lets others wait
-for where it will be, and not the one that he waits for himself; and whoever waits long for an
-answer asks another.  With every question goes a number, which tells its answer from one to a
+it again.  That two do not wait for one another, nobody lets others wait for an object that is still
+in his queue, nor the one that he waits for himself; and whoever waits long for an answer asks
+another.  With every question goes a number, which tells its answer from one to a
 question that was taken back.
 
 Who reads along with a fetch that comes to nothing has been told a place, and may only begin to
@@ -451,10 +451,16 @@ class Fetching:
             self._tell(node, wire.Places([place]))
         elif record is not None and fetch is not None and fetch.placed:
             self._serve_part(node, number, record, fetch)
-        elif fetch is not None and fetch.offset >= 0 and fetch.source not in (0, node):
+        elif fetch is not None and self._lets_wait(fetch, node):
             fetch.followers.append((node, number))
         else:
             self._tell(node, wire.NotHere(object_id, number))
+
+    def _lets_wait(self, fetch: Fetch, node: int) -> bool:
+        """Say whether a node may wait here for where an object will be."""
+        if fetch.offset < 0:
+            return fetch.number in self._fetches  # it will have room soon
+        return fetch.source not in (0, node)
 
     def _serve_part(self, node: int, number: int, record: ObjectRecord, fetch: Fetch) -> None:
         """Let a node read along with a pull."""

@@ -77,6 +77,18 @@ def test_two_do_not_wait_for_what_waits_in_the_others_queue() -> None:
         assert net.kind(number, first) == net.kind(number, second) == ValueKind.STORED
 
 
+def test_who_will_have_room_soon_lets_others_wait() -> None:
+    net = Net(HOME, A, B)
+    wanted = net.put(HOME)
+    taken = net.region(A, 900)
+    net.get(A, wanted)
+    net.get(B, wanted)
+    assert net.fetch(A, wanted).offset < 0
+    assert (net.fetch(B, wanted).source, net.fetch(B, wanted).placed) == (A, False)
+    net.give_back(A, taken, 900)
+    assert (net.fetch(B, wanted).source, net.fetch(B, wanted).placed) == (A, True)
+
+
 def test_who_gets_no_answer_asks_others() -> None:
     net = Net(HOME, A, B)
     wanted = net.put(HOME)
