@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from raydask.driver import launcher
 from raydask.driver.observer import ask_cluster, ask_node
@@ -10,6 +10,8 @@ from raydask.driver.session import find_session
 from raydask.errors import ClusterUnavailableError
 from raydask.wire.endpoint import looks_like_endpoint, parse_endpoint
 from raydask.wire.status import NodeStatus
+
+T = TypeVar("T")
 
 _TO_SEE_STATUS = "the head of one elsewhere answers who knows its secret: set RAYDASK_SECRET to it"
 _TO_SEE_MEMORY = (
@@ -74,16 +76,16 @@ def view_cluster(address: str | None = None) -> ClusterView:
     return ClusterView([by_number[number] for number in sorted(by_number)])
 
 
-def node_to_ask(address: str | None) -> str:
-    """Return the folder of the session whose node tells of its memory; see `find_address`."""
-    return launcher.find_address(address or "auto", _TO_SEE_MEMORY)
+def ask_own_node(address: str | None, operation: str, payload: object, result: type[T]) -> T:
+    """Ask the node of this process, or the one on this machine that `address` means."""
+    session = find_session()
+    if address is None and session is not None:
+        return session.request(operation, payload, result)
+    folder = launcher.find_address(address or "auto", _TO_SEE_MEMORY)
+    return ask_node(folder, operation, payload, result)
 
 
 def nodes_of_cluster(address: str | None) -> int:
     """Return of how many nodes that one is one, as far as it knows."""
-    session = find_session()
-    if address is None and session is not None:
-        nodes = session.request("nodes", None, list[NodeStatus])
-    else:
-        nodes = ask_node(node_to_ask(address), "nodes", None, list[NodeStatus])
+    nodes = ask_own_node(address, "nodes", None, list[NodeStatus])
     return sum(status.alive for status in nodes)

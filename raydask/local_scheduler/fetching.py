@@ -18,8 +18,8 @@ When none of them can give it, the home is asked again and names only nodes that
 What was true when the home named them may be so no more: a node has dropped its copy, and fetches
 it again.  That two do not wait for one another, nobody lets others wait for an object that is still
 in his queue, nor the one that he waits for himself; and whoever waits long for an answer asks
-another.  With every question goes a number, which tells its answer from one to a
-question that was taken back.
+another.  With every question goes a number, which tells its answer from one to a question that was
+taken back.
 
 Who reads along with a fetch that comes to nothing has been told a place, and may only begin to
 read there.  So the place is used for nothing else before he has said that he is done with it, and
@@ -443,12 +443,11 @@ class Fetching:
         value = record.value if record is not None else None
         if value is not None and value.kind == _STORED:
             self._objects.pin(peer_process(node), (object_id,))
-            place = wire.Place(object_id, number, value.offset, value.size)
-            self._tell(node, wire.Places([place]))
+            self._say_where(node, wire.Place(object_id, number, value.offset, value.size))
         elif value is not None and value.kind == _SPILLED:
             extent = self._store.extent(object_id)
             place = wire.Place(object_id, number, extent.position, extent.size, extent.file)
-            self._tell(node, wire.Places([place]))
+            self._say_where(node, place)
         elif record is not None and fetch is not None and fetch.placed:
             self._serve_part(node, number, record, fetch)
         elif fetch is not None and self._lets_wait(fetch, node):
@@ -468,6 +467,9 @@ class Fetching:
         readers = self._serving.setdefault(record.object_id, {})
         readers[node] = readers.get(node, 0) + 1
         place = wire.Place(record.object_id, number, fetch.offset, record.remote.size)
+        self._say_where(node, place)
+
+    def _say_where(self, node: int, place: wire.Place) -> None:
         self._tell(node, wire.Places([place]))
 
     def pin_for_readers(self, object_id: ObjectID) -> None:

@@ -118,13 +118,14 @@ class PeerObjects:
         at_home = home_of(place.object_id) == node
         if at_home:
             remote.asked = False
-        if place.nodes or at_home:  # that it is nowhere is for its home to say
+        is_answer = at_home or bool(place.nodes)  # that it is nowhere is for its home to say
+        if is_answer:
             # Which may not know yet that one of them is dead, and that would never answer.
             remote.nodes = {each: True for each in place.nodes if each in self._nodes}
         remote.size = place.size
         if not remote.exists:
             self._work.found_elsewhere(record, [])
-        if place.nodes or at_home:
+        if is_answer:
             self._fetching.located(record, nowhere=not place.nodes)
         if (remote.wanting and any(task.is_guest for task in remote.wanting)) or record.waiters:
             self._fetching.want(record, urgent=bool(record.waiters))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from raydask.driver.cluster_view import node_to_ask, nodes_of_cluster, view_cluster
-from raydask.driver.observer import ask_node
-from raydask.driver.session import find_session
+from raydask.driver.cluster_view import ask_own_node, nodes_of_cluster, view_cluster
 from raydask.util.placement_group import (
     PlacementGroup,
     get_placement_group,
@@ -87,11 +85,7 @@ def memory_report(
     ClusterUnavailableError
         There is no such session.
     """
-    query = Query(sort, limit)
-    session = find_session()
-    if address is None and session is not None:
-        return session.request("memory", query, MemoryReport)
-    return ask_node(node_to_ask(address), "memory", query, MemoryReport)
+    return ask_own_node(address, "memory", Query(sort, limit), MemoryReport)
 
 
 def memory_summary(

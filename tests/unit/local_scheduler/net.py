@@ -142,6 +142,11 @@ class Net:
         self.nodes[number].tell(events.ValuesRequested(DRIVER, [object_id], False, []))
         self.run()
 
+    def bring(self, number: int, object_id: ObjectID) -> None:
+        """Have a node's driver get an object, which arrives."""
+        self.get(number, object_id)
+        self.end_pulls(number)
+
     def unpin(self, number: int, object_id: ObjectID) -> None:
         """Have a node's driver read an object no more."""
         self.nodes[number].tell(events.ObjectsUnpinned(DRIVER, [object_id]))

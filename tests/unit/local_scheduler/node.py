@@ -203,6 +203,14 @@ class Node:
     def started(self) -> int:
         return sum(action.number for action in self.actions if isinstance(action, StartWorkers))
 
+    def sent(self, kind: type) -> list[Any]:
+        """The messages of one kind to whomever, the last at the end."""
+        return [
+            action.message
+            for action in self.actions
+            if isinstance(action, Send) and isinstance(action.message, kind)
+        ]
+
     def controls(self, kind: type) -> list[Any]:
         return [
             action.message

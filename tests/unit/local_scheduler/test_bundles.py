@@ -11,7 +11,7 @@ import pytest
 from raydask.errors import ActorDiedError, InfeasibleError
 from raydask.ids import FunctionID, PlacementGroupID, ProcessNumber, TaskID, job_number
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import Send, SendGlobal
+from raydask.local_scheduler.actions import SendGlobal
 from raydask.local_scheduler.policy import Resources
 from raydask.local_scheduler.requests import RequestDesk
 from raydask.placement import Strategy, demanded, supplied
@@ -216,11 +216,7 @@ def test_users_are_told_of_a_group_that_the_cluster_cannot_hold() -> None:
     node = Node()
     node.tell(events.GroupWasJudged(GROUP, 101, "no nodes can hold it"))
     node.tell(events.GroupWasJudged(GROUP, 101, "no nodes can hold it"))
-    notices = [
-        action.message.text
-        for action in node.actions
-        if isinstance(action, Send) and isinstance(action.message, wire.Notice)
-    ]
+    notices = [notice.text for notice in node.sent(wire.Notice)]
     assert notices == ["no nodes can hold it. It waits for nodes that can"]
     assert node.core.infeasible == 1
     node.tell(events.GroupWasJudged(GROUP, 101, ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from raydask.errors import TaskCancelledError
 from raydask.ids import (
@@ -102,14 +103,7 @@ def test_no_actor_is_created_on_a_node_that_leaves(pair: Pair) -> None:
 def test_an_actor_that_only_a_leaving_node_could_run_is_not_waited_for_for_ever(
     pair: Pair,
 ) -> None:
-    special = TaskTemplate(
-        FunctionID(b"a"),
-        "A",
-        TaskKind.ACTOR_CREATION,
-        resources={"disk": 1},
-        max_retries=0,
-        actor=ActorOptions(),
-    )
+    special = replace(ACTOR, resources={"disk": 1})
     actor_id = ActorID(pair.home.submit(special))
     pair.home.tell(events.OthersLeave([HOST]))
     pair.place(actor_id)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from raydask.errors import ActorDiedError, ObjectLostError
 from raydask.ids import (
     ActorID,
-    FunctionID,
     IDSource,
     NodeNumber,
     ObjectID,
@@ -20,7 +20,7 @@ from raydask.ids import (
 )
 from raydask.local_scheduler import events
 from raydask.serialization import deserialize_error, serialize_error
-from raydask.task import ActorOptions, TaskKind, TaskTemplate
+from raydask.task import TaskTemplate
 from raydask.wire import messages as wire
 from raydask.wire.messages import ActorState, ObjectValue, TaskResult, TaskStatus, ValueKind
 from tests.unit.local_scheduler.node import ACTOR, DETACHED, DRIVER
@@ -173,14 +173,7 @@ def test_the_death_of_its_host_is_the_death_of_its_process(pair: Pair, is_create
 
 
 def test_an_actor_that_only_its_dead_host_could_run_is_not_waited_for_for_ever(pair: Pair) -> None:
-    special = TaskTemplate(
-        FunctionID(b"a"),
-        "A",
-        TaskKind.ACTOR_CREATION,
-        resources={"disk": 1},
-        max_retries=0,
-        actor=ActorOptions(max_restarts=1),
-    )
+    special = replace(RESTARTABLE, resources={"disk": 1})
     actor_id = ActorID(pair.home.submit(special))
     record = pair.home.core.actors.records[actor_id]
     pair.home.tell(events.ActorWasPlaced(actor_id, HOST))

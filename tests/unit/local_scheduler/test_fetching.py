@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from raydask.ids import ObjectID, ProcessNumber, return_id
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import Send
 from raydask.wire import messages as wire
 from raydask.wire.messages import ObjectValue, TaskResult, TaskStatus, ValueKind
 from tests.unit.local_scheduler.net import MB, WORKER, Net
 
 HOME, A, B = 1, 2, 3
-
-
-def said(net: Net, number: int, kind: type) -> list[Any]:
-    return [
-        action.message
-        for action in net.nodes[number].actions
-        if isinstance(action, Send) and isinstance(action.message, kind)
-    ]
 
 
 def made_elsewhere(net: Net) -> ObjectID:
@@ -45,8 +34,7 @@ def made_elsewhere(net: Net) -> ObjectID:
 def test_two_do_not_wait_for_one_another_when_a_copy_was_dropped() -> None:
     net = Net(HOME, A, B)
     wanted, other = net.put(HOME), net.put(HOME)
-    net.get(A, wanted)
-    net.end_pulls(A)
+    net.bring(A, wanted)
     net.drop(A, wanted)
     net.get(B, other)
     net.get(B, wanted)  # queued behind the other, and A is named
@@ -92,8 +80,7 @@ def test_who_will_have_room_soon_lets_others_wait() -> None:
 def test_who_gets_no_answer_asks_others() -> None:
     net = Net(HOME, A, B)
     wanted = net.put(HOME)
-    net.get(A, wanted)
-    net.end_pulls(A)
+    net.bring(A, wanted)
     net.hold(A, B)
     net.get(B, wanted)
     assert net.fetch(B, wanted).source == A
@@ -126,8 +113,7 @@ def test_the_only_one_who_has_it_is_waited_for() -> None:
 def test_another_source_is_asked_for_the_rest_alone() -> None:
     net = Net(HOME, A, B)
     wanted = net.put(HOME)
-    net.get(A, wanted)
-    net.end_pulls(A)
+    net.bring(A, wanted)
     net.get(B, wanted)
     (number,) = net.pulls[B]
     for _ in range(5):
@@ -144,8 +130,7 @@ def test_another_source_is_asked_for_the_rest_alone() -> None:
 def test_an_old_place_is_not_taken_for_the_new_one() -> None:
     net = Net(HOME, A, B)
     wanted = net.put(HOME)
-    net.get(A, wanted)
-    net.end_pulls(A)
+    net.bring(A, wanted)
     net.unpin(A, wanted)
     net.hold(A, B)
     task = net.lend(HOME, B, wanted)
@@ -168,8 +153,7 @@ def test_an_old_refusal_leaves_no_pin() -> None:
     named = wire.Whereabouts(wanted, 200 * MB, [HOME, A])
     task = net.lend(HOME, B, wanted, located=[named])
     net.cancel(HOME, B, task)
-    net.get(A, wanted)
-    net.end_pulls(A)
+    net.bring(A, wanted)
     net.unpin(A, wanted)
 
     net.lend(HOME, B, wanted, located=[named])
@@ -246,14 +230,13 @@ def test_copies_that_guests_hold_are_not_said_to_be_dropped() -> None:
     net = Net(HOME, A)
     held, free = net.put(HOME, 100), net.put(HOME, 100)
     for object_id in (held, free):
-        net.get(A, object_id)
-        net.end_pulls(A)
+        net.bring(A, object_id)
         net.drop(A, object_id)
     to_come = net.nodes[HOME].promise()
     net.lend(HOME, A, held, to_come, located=[wire.Whereabouts(held, 100 * MB, [HOME])])
     net.region(A, 900)
     net.tick(0.1, 10)
     dropped = [
-        object_id for each in said(net, A, wire.CopiesDropped) for object_id in each.object_ids
+        object_id for each in net.nodes[A].sent(wire.CopiesDropped) for object_id in each.object_ids
     ]
     assert dropped == [free]

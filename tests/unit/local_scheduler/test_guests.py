@@ -243,11 +243,7 @@ def test_a_guest_whose_worker_dies_is_its_homes_to_retry() -> None:
 def test_a_guest_knows_how_often_it_was_started_at_home() -> None:
     host = Host()
     task = host.lend(attempts=2)
-    (execute,) = [
-        action.message
-        for action in host.actions
-        if isinstance(action, Send) and isinstance(action.message, wire.Execute)
-    ]
+    (execute,) = host.sent(wire.Execute)
     (assignment,) = execute.assignments
     assert (assignment.task_id, assignment.attempt) == (task, 2)
 

@@ -215,12 +215,8 @@ def test_what_was_ended_elsewhere_for_memory_waits_before_it_is_tried_again() ->
     )
     say(node, wire.LentResults([ended]))
     assert node.core.tasks[tasks[1]].state == TaskState.WAITING
-    (notice,) = [
-        action.message.text
-        for action in node.actions
-        if isinstance(action, Send) and isinstance(action.message, wire.Notice)
-    ]
-    assert "memory of node 2 and is tried again" in notice
+    (notice,) = node.sent(wire.Notice)
+    assert "memory of node 2 and is tried again" in notice.text
 
     node.now += 1.1
     node.tell(events.MemoryMeasured({}, 0, 1))

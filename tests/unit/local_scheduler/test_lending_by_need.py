@@ -54,12 +54,7 @@ def demands(node: Node) -> list[ShapeDemand]:
 
 
 def recalled(node: Node) -> list[TaskID]:
-    return [
-        task_id
-        for action in node.actions
-        if isinstance(action, Send) and isinstance(action.message, wire.RecallTasks)
-        for task_id in action.message.task_ids
-    ]
+    return [task_id for recall in node.sent(wire.RecallTasks) for task_id in recall.task_ids]
 
 
 def object_at(node: Node, other: int, size: int) -> ObjectID:

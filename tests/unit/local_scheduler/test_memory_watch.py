@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from raydask.errors import OutOfMemoryError, WorkerCrashedError
 from raydask.ids import FunctionID, ProcessNumber, TaskID
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import MeasureWorker, Send
+from raydask.local_scheduler.actions import MeasureWorker
 from raydask.local_scheduler.records import TaskState
 from raydask.task import ActorOptions, TaskTemplate
 from raydask.wire.messages import ActorLocated, ActorState, Notice
@@ -52,11 +52,7 @@ def make_actor(node: Node, template: TaskTemplate = ACTOR) -> tuple[TaskID, int]
 
 
 def notices(node: Node) -> list[str]:
-    return [
-        action.message.text
-        for action in node.actions
-        if isinstance(action, Send) and isinstance(action.message, Notice)
-    ]
+    return [notice.text for notice in node.sent(Notice)]
 
 
 # --- recycling ------------------------------------------------------------------------------
@@ -183,11 +179,7 @@ def test_an_actor_beyond_its_memory_dies_of_it(node: Node) -> None:
     assert node.killed == [worker]
     node.leave(worker)
 
-    located = [
-        action.message
-        for action in node.actions
-        if isinstance(action, Send) and isinstance(action.message, ActorLocated)
-    ]
+    located = node.sent(ActorLocated)
     assert located[-1].state == ActorState.DEAD
     assert "ended for its memory" in located[-1].cause and "100 MB" in located[-1].cause
 

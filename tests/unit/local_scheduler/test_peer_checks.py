@@ -19,7 +19,7 @@ from raydask.ids import (
     return_id,
 )
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import EndProcess, ForgetPull, Send, StartPull
+from raydask.local_scheduler.actions import EndProcess, ForgetPull, StartPull
 from raydask.task import TaskKind, TaskSpec, TaskTemplate
 from raydask.wire import messages as wire
 from raydask.wire.messages import ObjectValue, TaskResult, ValueKind, Whereabouts
@@ -80,14 +80,6 @@ def lent_task(node: Node) -> TaskID:
 
 def cut_off(node: Node) -> list[ProcessNumber]:
     return [action.process for action in node.actions if isinstance(action, EndProcess)]
-
-
-def said(node: Node, kind: type) -> list[Any]:
-    return [
-        action.message
-        for action in node.actions
-        if isinstance(action, Send) and isinstance(action.message, kind)
-    ]
 
 
 WRONG = {
@@ -241,7 +233,7 @@ def test_the_size_of_an_object_does_not_change_while_it_is_fetched(node: Node) -
 def test_a_place_is_not_used_again_before_its_readers_are_done(node: Node) -> None:
     pull = fetch(node)
     node.tell(events.PeerSaid(3, wire.Fetch(THEIRS, 1)))
-    assert len(said(node, wire.Places)) == 1
+    assert len(node.sent(wire.Places)) == 1
     node.tell(events.NodesLost([(2, "it is gone")]))
     node.tell(events.PullEnded(pull.number, "its source is gone"))
     assert node.core.store.used
@@ -256,8 +248,8 @@ def test_an_object_that_cannot_be_fetched_is_given_up_after_a_while(node: Node) 
     while THEIRS in node.core.objects.records and node.core.objects.records[THEIRS].value is None:
         node.tell(events.PullEnded(pull.number, "the port is closed"))
         node.tell(events.PeerSaid(2, wire.Places([wire.Place(THEIRS, 2, 4096, 100)])))
-        asks = [each for each in said(node, wire.Want) if each.again]
-        if len(asks) > len(said(node, wire.Fetch)) // 5 - 1:
+        asks = [each for each in node.sent(wire.Want) if each.again]
+        if len(asks) > len(node.sent(wire.Fetch)) // 5 - 1:
             node.tell(events.PeerSaid(2, wire.Located([Whereabouts(THEIRS, 100, [2])])))
             node.tick(0.1)
         assert node.now < 60
@@ -269,7 +261,7 @@ def test_the_children_of_a_lent_task_are_spared_if_they_are_to_be(node: Node) ->
     task_id = lent_task(node)
     node.tell(events.CancelRequested(DRIVER, [task_id], False, False))
     node.tell(events.CancelRequested(DRIVER, [task_id], False, True))
-    assert [each.recursive for each in said(node, wire.CancelLent)] == [False, True]
+    assert [each.recursive for each in node.sent(wire.CancelLent)] == [False, True]
 
 
 def test_a_template_is_known_until_its_lender_says_that_its_job_has_ended(node: Node) -> None:
