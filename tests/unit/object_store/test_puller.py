@@ -336,9 +336,11 @@ def test_a_bug_ends_the_pull_alone(make: Make) -> None:
 def test_a_callback_that_raises_harms_nothing(make: Make) -> None:
     node = make()
     told = node.puller._on_end
+    has_raised = threading.Event()
 
     def tell(number: int, error: str, arrived: int) -> None:
         if number == 1:
+            has_raised.set()
             raise RuntimeError("the loop is closed")
         told(number, error, arrived)
 
@@ -346,6 +348,7 @@ def test_a_callback_that_raises_harms_nothing(make: Make) -> None:
     for number in (1, 2):
         node.puller.pull(number, 0, 0, 0, 0, number * 4096)
     assert node.end_of_pull() == (2, "")
+    assert has_raised.wait(SECONDS)  # a puller that is closed before tells nobody
 
 
 def test_a_source_that_sends_nothing_is_given_up(make: Make) -> None:
