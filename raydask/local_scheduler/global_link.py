@@ -26,6 +26,7 @@ class GlobalLink:
     def __init__(self, server: NodeServer) -> None:
         self._server = server
         self._protocol: FrameProtocol | None = None
+        self._leaves = self._is_out = False
 
     def connected(self, protocol: FrameProtocol) -> None:
         """Use a connection to the global scheduler, and introduce the node to it."""
@@ -59,6 +60,8 @@ class GlobalLink:
     def lost(self) -> None:
         """Do without a global scheduler until there is one again."""
         self._protocol = None
+        if self._leaves:
+            self._server.workers.end_session()
 
     @property
     def is_up(self) -> bool:
@@ -69,6 +72,14 @@ class GlobalLink:
         """Send a message to the global scheduler, if there is one."""
         if self._protocol is not None:
             self._protocol.send(message)
+
+    def leave(self) -> None:
+        """Have the cluster let the node go at once; the session ends when it has, or is away."""
+        self._leaves = True
+        if self._protocol is None or self._is_out:
+            self._server.workers.end_session()
+        else:
+            self.send(wire.LeaveCluster(done=True))
 
     def heartbeat(self) -> None:
         """Say how busy the node is."""
@@ -123,6 +134,7 @@ class GlobalLink:
         server = self._server
         for node, cause in message.nodes:
             if node == server.identity.number:
+                self._is_out = True
                 has_left = cause == wire.HAS_LEFT
                 reason = "" if has_left else f"the cluster has given this node up: {cause}"
                 server.workers.end_session(reason)

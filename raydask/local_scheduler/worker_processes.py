@@ -141,7 +141,9 @@ class WorkerProcesses:
     # --- the supervisor -------------------------------------------------------------------
 
     def _on_supervisor_message(self, protocol: FrameProtocol, message: Any) -> None:
-        if isinstance(message, wire.ChildExited):
+        if isinstance(message, wire.EndSession):
+            self._server.cluster.leave()
+        elif isinstance(message, wire.ChildExited):
             self._exited(message)
         elif isinstance(message, wire.WorkersPrepared):
             self._server.handle(events.WorkersPrepared(message.job))

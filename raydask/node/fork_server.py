@@ -45,6 +45,42 @@ from raydask.worker.surroundings import reseed, take_over
 _log = logging.getLogger("raydask.fork_server")
 
 
+class ForkServerLink:
+    """A job's fork server, as the supervisor has it."""
+
+    def __init__(self, job: int, pid: int, sock: socket.socket) -> None:
+        self.job = job
+        self.pid = pid
+        self.socket = sock
+        self.workers: set[int] = set()
+        self._decoder = FrameDecoder()
+
+    def send(self, message: object) -> None:
+        """Send a message; that the fork server has ended is read, and not found out here."""
+        try:
+            self.socket.sendall(encode(message))
+        except OSError:
+            pass
+
+    def receive(self) -> list[Any] | None:
+        """Return what it has said; None: it has ended.  Keep account of its workers."""
+        try:
+            data = self.socket.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            data = b""
+        if not data:
+            return None
+        messages = self._decoder.feed(data)
+        for message in messages:
+            if isinstance(message, WorkerForked):
+                self.workers.add(message.pid)
+            elif isinstance(message, ChildExited):
+                self.workers.discard(message.pid)
+        return [message for message in messages if not isinstance(message, WorkerForked)]
+
+
 class ForkServer:
     """One job's fork server.
 

@@ -30,7 +30,8 @@ the supervisor itself   the kernel ends its children (Linux); the node removes t
 
 Ending the session means: end every child, remove the session's folder, and before that its keys if
 it was told to use a Redis that is there already.  A node that has joined a
-cluster is a session without Redis and global scheduler: those of the cluster's head are its own.
+cluster is a session without Redis and global scheduler: those of the cluster's head are its own;
+before it ends it says goodbye to that.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from raydask.control.redis_connection import RedisAddress
 from raydask.control.redis_server import RedisServer
 from raydask.errors import RaydaskError
 from raydask.node.external_redis import begin_in_external_redis, remove_from_external_redis
-from raydask.node.fork_server import ForkServer
+from raydask.node.fork_server import ForkServer, ForkServerLink
 from raydask.node.forking import (
     adopt_orphans,
     ended_children,
@@ -99,7 +100,6 @@ from raydask.wire.messages import (
     Submit,
     Values,
     Welcome,
-    WorkerForked,
 )
 from raydask.wire.tls import server_tls
 from raydask.worker.allocator import heap_to_keep
@@ -109,44 +109,10 @@ _GLOBAL_PAUSE_SECONDS = 0.5
 """Between two starts of a global scheduler, so that one that cannot run does not spin."""
 _NO_JOB = -1
 _TOLD = "it was told to end"
+_GOODBYE_SECONDS = 1.0
+"""How long the cluster may take to let a node go that ends."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """How many threads numerical libraries start in each worker; there is a worker for each CPU."""
-
-
-class _ForkServerLink:
-    """A job's fork server, as the supervisor has it."""
-
-    def __init__(self, job: int, pid: int, sock: socket.socket) -> None:
-        self.job = job
-        self.pid = pid
-        self.socket = sock
-        self.workers: set[int] = set()
-        self._decoder = FrameDecoder()
-
-    def send(self, message: object) -> None:
-        """Send a message; that the fork server has ended is read, and not found out here."""
-        try:
-            self.socket.sendall(encode(message))
-        except OSError:
-            pass
-
-    def receive(self) -> list[Any] | None:
-        """Return what it has said; None: it has ended.  Keep account of its workers."""
-        try:
-            data = self.socket.recv(1 << 16, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        except ConnectionError:
-            data = b""
-        if not data:
-            return None
-        messages = self._decoder.feed(data)
-        for message in messages:
-            if isinstance(message, WorkerForked):
-                self.workers.add(message.pid)
-            elif isinstance(message, ChildExited):
-                self.workers.discard(message.pid)
-        return [message for message in messages if not isinstance(message, WorkerForked)]
 
 
 class Supervisor:
@@ -167,7 +133,7 @@ class Supervisor:
         self._control = ControlPlace([])
         self._backing: Backing | None = None
         self._workers: set[int] = set()
-        self._fork_servers: dict[int, _ForkServerLink] = {}
+        self._fork_servers: dict[int, ForkServerLink] = {}
         self._groups: set[int] = set()
         """Of fork servers, as long as anything is left of them."""
         self._node = 0
@@ -305,7 +271,7 @@ class Supervisor:
         make_group(pid)
         self._groups.add(pid)
         theirs.close()
-        link = self._fork_servers[job] = _ForkServerLink(job, pid, ours)
+        link = self._fork_servers[job] = ForkServerLink(job, pid, ours)
         self._selector.register(ours, selectors.EVENT_READ, lambda sock: self._on_server(link))
 
     def _fork(self, run: Callable[[], None], log: str) -> int:
@@ -429,7 +395,7 @@ class Supervisor:
         else:
             self._tell_node(ForkServerEnded(job))
 
-    def _on_server(self, link: _ForkServerLink) -> None:
+    def _on_server(self, link: ForkServerLink) -> None:
         """Pass on what a job's fork server says; its end is the end of its socket."""
         if self._fork_servers.get(link.job) is not link:
             return  # its end was found out in this turn
@@ -500,6 +466,8 @@ class Supervisor:
         """
         if not self._ready:
             report({"error": failure or self._reason or "the session could not be started"})
+        elif self._node and not self._is_head:
+            self._say_goodbye()
         children = [pid for pid in (self._node, self._global, *self._workers) if pid]
         children += [server.pid for server in self._redis if server.pid]
         for pid in children:
@@ -518,6 +486,23 @@ class Supervisor:
         if self._ready:
             reason = "" if self._reason == _TOLD else self._reason
             report({"ended": "; ".join(filter(None, (reason, left)))})
+
+    def _say_goodbye(self) -> None:
+        """Have the node leave its cluster, which would wait for it to come back."""
+        node = self._node_socket
+        assert node is not None
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        node.settimeout(_GOODBYE_SECONDS)
+        self._tell_node(EndSession())
+        while (left := deadline - time.monotonic()) > 0:
+            node.settimeout(left)
+            try:
+                data = node.recv(1 << 16)
+            except OSError:
+                return  # it is stuck, or has ended
+            messages = self._decoder.feed(data)
+            if not data or any(isinstance(message, EndSession) for message in messages):
+                return
 
 
 def import_for_children() -> None:

@@ -1176,7 +1176,11 @@ class ChildExited(msgspec.Struct, array_like=True):
 
 
 class EndSession(msgspec.Struct, array_like=True):
-    """End the session: somebody who may has asked for it, or for another reason."""
+    """End the session: somebody who may has asked for it, or for another reason.
+
+    The supervisor says it too, to a node that has joined a cluster: the session ends, and the
+    cluster is to let the node go.  The node answers the same when it has.
+    """
 
     reason: str = ""
 

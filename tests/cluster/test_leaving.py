@@ -16,7 +16,7 @@ import pytest
 import raydask
 from raydask.cluster_utils import Cluster
 from raydask.driver.observer import drain_node
-from tests.cluster.probes import Gate, eventually, session_processes
+from tests.cluster.probes import Gate, eventually, process_named, session_processes
 from tests.cluster.test_commands import SECRET, command, start
 
 _BLOCKING = ("--num-cpus", "1", "--block", "--drain", "--object-store-memory", "100000000")
@@ -130,6 +130,21 @@ def test_a_blocking_node_leaves_on_sigterm_and_lets_tasks_end(tmp_path: Path) ->
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_node_that_ends_says_goodbye_first(stuck: bool) -> None:
+    with Cluster(num_cpus=0) as cluster:
+        node = cluster.add_node()
+        cluster.wait_for_nodes()
+        process = process_named(node.folder, "node")
+        if stuck:
+            process.suspend()  # it cannot say anything, and is not waited for
+        cluster.remove_node(node)
+        assert not os.path.exists(node.folder) and not process.is_running()
+        if not stuck:
+            assert [each.node for each in cluster.status()] == [1]
+        cluster.wait_for_nodes()
 
 
 def test_a_node_without_its_head_leaves_without_waiting() -> None:

@@ -21,6 +21,7 @@ from raydask.local_scheduler.actions import (
     RetireWorker,
     Send,
     SendControl,
+    SendGlobal,
     StartWorkers,
 )
 from raydask.local_scheduler.memory_watch import MemorySettings
@@ -32,7 +33,15 @@ from raydask.local_scheduler.worker_pool import PoolSettings
 from raydask.object_store.state import StoreState
 from raydask.serialization import deserialize_error
 from raydask.task import ActorOptions, TaskKind, TaskSpec, TaskTemplate
-from raydask.wire.messages import Execute, ObjectValue, TaskResult, TaskStatus, Values
+from raydask.wire.messages import (
+    Demands,
+    Execute,
+    ObjectValue,
+    ShapeDemand,
+    TaskResult,
+    TaskStatus,
+    Values,
+)
 
 DRIVER = ProcessNumber(1)
 IDS = IDSource(NodeNumber(1), DRIVER)
@@ -210,6 +219,18 @@ class Node:
             for action in self.actions
             if isinstance(action, Send) and isinstance(action.message, kind)
         ]
+
+    def sent_up(self, kind: type) -> list[Any]:
+        """The messages of one kind to the global scheduler, the last at the end."""
+        return [
+            action.message
+            for action in self.actions
+            if isinstance(action, SendGlobal) and isinstance(action.message, kind)
+        ]
+
+    def demands(self) -> list[ShapeDemand]:
+        """What has been asked of the global scheduler, the last at the end."""
+        return [demand for said in self.sent_up(Demands) for demand in said.demands]
 
     def controls(self, kind: type) -> list[Any]:
         return [

@@ -14,7 +14,7 @@ from raydask.ids import (
     node_of_peer,
 )
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import Send, SendGlobal
+from raydask.local_scheduler.actions import Send
 from raydask.task import ActorOptions, TaskKind, TaskTemplate
 from raydask.wire.messages import ActorState
 from tests.unit.local_scheduler.node import ACTOR, Node
@@ -106,12 +106,4 @@ def told(node: Node, process: ProcessNumber, kind: type) -> list[Any]:
         for action in node.actions
         if isinstance(action, Send) and action.process == process
         if isinstance(action.message, kind)
-    ]
-
-
-def told_global(node: Node, kind: type) -> list[Any]:
-    return [
-        action.message
-        for action in node.actions
-        if isinstance(action, SendGlobal) and isinstance(action.message, kind)
     ]

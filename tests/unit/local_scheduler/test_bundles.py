@@ -38,13 +38,13 @@ def spread() -> TaskTemplate:
 
 def said(node: Node, kind: type) -> list[Any]:
     """Take out what the global scheduler was told of one kind."""
-    found = [
+    found = node.sent_up(kind)
+    node.actions = [
         action
         for action in node.actions
-        if isinstance(action, SendGlobal) and isinstance(action.message, kind)
+        if not (isinstance(action, SendGlobal) and isinstance(action.message, kind))
     ]
-    node.actions = [action for action in node.actions if action not in found]
-    return [action.message for action in found]
+    return found
 
 
 def reserve(node: Node, *cpus: float, group: PlacementGroupID = GROUP, first: int = 0) -> bool:

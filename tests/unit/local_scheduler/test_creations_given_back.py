@@ -25,7 +25,6 @@ from tests.unit.local_scheduler.pair import (
     RESTARTABLE,
     WORKER,
     Pair,
-    told_global,
 )
 
 
@@ -54,7 +53,7 @@ def test_a_creation_that_its_host_gives_back_gets_another_place(pair: Pair) -> N
     actor_id = queued(pair)
     drain(pair)
     assert TaskID(actor_id) not in pair.host.core.tasks
-    assert len(told_global(pair.home, wire.CreateActor)) == 2
+    assert len(pair.home.sent_up(wire.CreateActor)) == 2
 
     pair.home.workers(31)
     pair.place(actor_id, HOME)
@@ -70,7 +69,7 @@ def test_a_creation_that_comes_to_a_host_that_leaves_gets_another_place(pair: Pa
     pair.host.tell(events.DrainRequested(60.0, False))
     pair.place(actor_id)
     assert TaskID(actor_id) not in pair.host.core.tasks
-    assert len(told_global(pair.home, wire.CreateActor)) == 2
+    assert len(pair.home.sent_up(wire.CreateActor)) == 2
 
 
 def test_a_creation_that_has_lost_its_bundle_gets_another_place(pair: Pair) -> None:
@@ -89,7 +88,7 @@ def test_a_creation_that_has_lost_its_bundle_gets_another_place(pair: Pair) -> N
     pair.host.tell(events.BundlesUnwanted(group, [0], "the group was moved"))
     pair.pass_on()
     assert TaskID(actor_id) not in pair.host.core.tasks
-    assert len(told_global(pair.home, wire.CreateActor)) == 2
+    assert len(pair.home.sent_up(wire.CreateActor)) == 2
 
 
 def test_no_actor_is_created_on_a_node_that_leaves(pair: Pair) -> None:
@@ -97,7 +96,7 @@ def test_no_actor_is_created_on_a_node_that_leaves(pair: Pair) -> None:
     pair.home.tell(events.OthersLeave([HOST]))
     pair.place(actor_id)
     assert TaskID(actor_id) not in pair.host.core.tasks
-    assert len(told_global(pair.home, wire.CreateActor)) == 2
+    assert len(pair.home.sent_up(wire.CreateActor)) == 2
 
 
 def test_an_actor_that_only_a_leaving_node_could_run_is_not_waited_for_for_ever(
@@ -130,7 +129,7 @@ def test_an_actor_that_is_ended_while_its_creation_comes_back_lets_go_of_its_inp
     pair.let_through()
     assert pair.state(actor_id) == ActorState.DEAD
     assert kept not in pair.home.core.objects.records
-    assert len(told_global(pair.home, wire.CreateActor)) == 1
+    assert len(pair.home.sent_up(wire.CreateActor)) == 1
 
 
 def test_a_creation_that_was_cancelled_while_it_comes_back_is_not_placed_again(pair: Pair) -> None:
@@ -151,4 +150,4 @@ def test_only_the_host_gives_a_creation_back(pair: Pair) -> None:
     pair.end_creation(actor_id)
     pair.home.tell(events.PeerSaid(HOST, wire.GiveBack([TaskID(actor_id)])))
     assert pair.state(actor_id) == ActorState.ALIVE
-    assert len(told_global(pair.home, wire.CreateActor)) == 1
+    assert len(pair.home.sent_up(wire.CreateActor)) == 1

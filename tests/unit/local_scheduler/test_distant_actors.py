@@ -32,7 +32,6 @@ from tests.unit.local_scheduler.pair import (
     WORKER,
     Pair,
     told,
-    told_global,
 )
 
 
@@ -53,7 +52,7 @@ def test_the_host_creates_it_and_its_home_says_where_it_is(pair: Pair) -> None:
     pair.end_creation(actor_id)
     (located,) = told(pair.home, DRIVER, wire.ActorLocated)
     assert (located.state, located.host, located.process) == (ActorState.ALIVE, HOST, worker)
-    changed = told_global(pair.home, wire.ActorChanged)[-1]
+    changed = pair.home.sent_up(wire.ActorChanged)[-1]
     assert (changed.state, changed.node, changed.pid) == (ActorState.ALIVE, HOST, worker)
     assert pair.host.core.pool.workers[ProcessNumber(worker)].actor_id == actor_id
     assert TaskID(actor_id) not in pair.host.core.tasks
@@ -62,7 +61,7 @@ def test_the_host_creates_it_and_its_home_says_where_it_is(pair: Pair) -> None:
 def test_a_place_on_a_node_that_is_not_there_is_asked_for_again(pair: Pair) -> None:
     actor_id = ActorID(pair.home.submit(ACTOR))
     pair.place(actor_id, 9)
-    assert [each.actor_id for each in told_global(pair.home, wire.CreateActor)] == [actor_id] * 2
+    assert [each.actor_id for each in pair.home.sent_up(wire.CreateActor)] == [actor_id] * 2
 
     pair.place(actor_id)
     pair.place(actor_id)  # a second answer changes nothing
@@ -138,7 +137,7 @@ def test_its_home_decides_when_its_process_has_died(pair: Pair) -> None:
     pair.host.leave(hosted.hosting.hosted[actor_id].worker.process)
     pair.pass_on()
     assert pair.state(actor_id) == ActorState.RESTARTING
-    assert len(told_global(pair.home, wire.CreateActor)) == 2
+    assert len(pair.home.sent_up(wire.CreateActor)) == 2
 
     pair.place(actor_id)
     pair.end_creation(actor_id)

@@ -175,8 +175,7 @@ def test_a_node_waits_for_its_driver_and_then_for_nothing() -> None:
     for _ in range(3):
         node.tick(0.1)
     assert any(isinstance(action, EndSession) for action in node.actions)
-    said = [each.message for each in node.actions if isinstance(each, SendGlobal)]
-    assert LeaveCluster() in said
+    assert LeaveCluster() in node.sent_up(LeaveCluster)
 
 
 def awaited(node: Node) -> str:

@@ -9,7 +9,7 @@ import pytest
 from raydask.errors import ObjectLostError, WorkerCrashedError
 from raydask.ids import ObjectID, TaskID, peer_process, return_id
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import AnswerRegion, Send, SendGlobal, StartPull
+from raydask.local_scheduler.actions import AnswerRegion, Send, StartPull
 from raydask.local_scheduler.records import TaskState
 from raydask.placement import Strategy
 from raydask.task import TaskTemplate
@@ -42,15 +42,6 @@ def lent(node: Node, other: int = _OTHER) -> list[TaskID]:
     return [spec.task_id for message in lends for spec in message.specs]
 
 
-def demands(node: Node) -> list[wire.ShapeDemand]:
-    return [
-        demand
-        for action in node.actions
-        if isinstance(action, SendGlobal) and isinstance(action.message, wire.Demands)
-        for demand in action.message.demands
-    ]
-
-
 def lease(node: Node, slots: int, other: int = _OTHER) -> None:
     node.tell(events.LeasesChanged([Lease(1, other, slots)]))
 
@@ -81,14 +72,14 @@ def stored(task_id: TaskID, size: int = 5_000_000) -> ObjectValue:
 def test_what_waits_is_demanded_and_no_more_than_that() -> None:
     node = with_another()
     node.submit()
-    assert demands(node) == []
+    assert node.demands() == []
     waiting = [node.submit() for _ in range(3)]
 
     assert waiting
-    assert [demand.count for demand in demands(node)] == [1]
+    assert [demand.count for demand in node.demands()] == [1]
     node.tick(1.0)
-    assert [demand.count for demand in demands(node)] == [1, 3]
-    assert demands(node)[-1].resources == {"CPU": 10_000}
+    assert [demand.count for demand in node.demands()] == [1, 3]
+    assert node.demands()[-1].resources == {"CPU": 10_000}
 
 
 def test_no_more_is_lent_than_the_lease_says() -> None:
@@ -271,12 +262,7 @@ def test_a_task_that_was_given_back_runs_here_and_is_not_charged() -> None:
 
 
 def passed_up(node: Node) -> list[TaskID]:
-    return [
-        task.task_id
-        for action in node.actions
-        if isinstance(action, SendGlobal) and isinstance(action.message, wire.PassUp)
-        for task in action.message.tasks
-    ]
+    return [task.task_id for message in node.sent_up(wire.PassUp) for task in message.tasks]
 
 
 def test_what_was_placed_needs_no_lease_and_says_so_where_it_goes() -> None:
@@ -289,7 +275,7 @@ def test_what_was_placed_needs_no_lease_and_says_so_where_it_goes() -> None:
     assert lent(node) == [task_id]
     (message,) = [each for each in told(node) if isinstance(each, wire.Lend)]
     assert message.templates[0].template.strategy == Strategy("NODE", node=_OTHER)
-    assert demands(node) == []
+    assert node.demands() == []
 
 
 def test_a_task_that_has_its_place_is_passed_up_once_whatever_comes_of_its_inputs() -> None:
@@ -330,7 +316,7 @@ def test_the_end_of_a_job_is_told_where_its_tasks_have_been() -> None:
     node.tell(events.DriverLeft(DRIVER))
 
     assert wire.EndGuestJob(101) in told(node)
-    assert demands(node)[-1].count == 0
+    assert node.demands()[-1].count == 0
 
 
 def test_refs_in_a_result_are_borrowed_before_the_result_is_let_go() -> None:

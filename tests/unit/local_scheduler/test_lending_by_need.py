@@ -6,11 +6,11 @@ from typing import Any
 
 from raydask.ids import FunctionID, ObjectID, TaskID, return_id
 from raydask.local_scheduler import events
-from raydask.local_scheduler.actions import Send, SendGlobal
+from raydask.local_scheduler.actions import Send
 from raydask.local_scheduler.lending import Lending
 from raydask.task import TaskTemplate
 from raydask.wire import messages as wire
-from raydask.wire.messages import ObjectValue, ShapeDemand, TaskResult, ValueKind
+from raydask.wire.messages import ObjectValue, TaskResult, ValueKind
 from tests.unit.local_scheduler.node import Node
 
 LONG = TaskTemplate(FunctionID(b"l"), "long", resources={"CPU": 10_000})
@@ -42,15 +42,6 @@ def end(node: Node, other: int, task_id: TaskID, seconds: float, stored: int = 0
     value = ObjectValue(return_id(task_id, 0), int(kind), b"", 0, stored)
     result = TaskResult(task_id, 0, [value], node.now, seconds)
     node.tell(events.PeerSaid(other, wire.LentResults([result])))
-
-
-def demands(node: Node) -> list[ShapeDemand]:
-    return [
-        demand
-        for action in node.actions
-        if isinstance(action, SendGlobal) and isinstance(action.message, wire.Demands)
-        for demand in action.message.demands
-    ]
 
 
 def recalled(node: Node) -> list[TaskID]:
@@ -116,9 +107,9 @@ def test_that_inputs_are_on_another_node_is_said_at_once() -> None:
     node = node_among(2, 3)
     first, second = object_at(node, 2, 50 * MB), object_at(node, 3, 50 * MB)
     node.submit(LONG, [first])
-    assert demands(node)[-1].nodes == [2]
+    assert node.demands()[-1].nodes == [2]
     node.submit(LONG, [second])
-    assert (demands(node)[-1].count, set(demands(node)[-1].nodes)) == (2, {2, 3})
+    assert (node.demands()[-1].count, set(node.demands()[-1].nodes)) == (2, {2, 3})
 
 
 def test_a_node_that_is_dead_is_not_asked_though_a_home_names_it() -> None:
