@@ -14,7 +14,7 @@ elsewhere at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -24,11 +24,17 @@ from raydask.ids import FunctionID, ObjectID, ProcessNumber, TaskID
 from raydask.local_scheduler.actions import Send, SendGlobal
 from raydask.local_scheduler.borrowing import Borrowing
 from raydask.local_scheduler.fetching import Fetching
-from raydask.local_scheduler.inputs import wanted_by, whereabouts
+from raydask.local_scheduler.inputs import (
+    has_stored_inputs,
+    shares_of_inputs,
+    stored_here,
+    wanted_by,
+    whereabouts,
+)
 from raydask.local_scheduler.objects import ObjectTable
 from raydask.local_scheduler.outgoing import Outgoing
 from raydask.local_scheduler.policy import ReadyQueue
-from raydask.local_scheduler.records import ObjectRecord, Remote, TaskRecord, TemplateRecord
+from raydask.local_scheduler.records import Remote, TaskRecord, TemplateRecord
 from raydask.local_scheduler.shapes import Shape, ShapeTable
 from raydask.local_scheduler.tasks import TaskTable
 from raydask.local_scheduler.worker_pool import WorkerPool
@@ -177,50 +183,45 @@ class Lending:
 
     def place(self, task: TaskRecord, now: float) -> None:
         """Bind a task to where its inputs are, or have them brought here."""
-        here = 0
-        away = []
-        at: dict[int, int] = {}
-        for object_id in dict.fromkeys(task.spec.dependencies):
-            record = self._objects.records[object_id]
-            if record.value is not None:
-                here += record.size
-                continue
-            assert record.remote is not None
-            away.append(record)
-            for node in record.remote.nodes:
-                if self.lends_to(node):
-                    at[node] = at.get(node, 0) + record.remote.size
         if not task.template.feasible:
             self._work.passed_up.pass_up(task, self._work.now)
             return
+        here, at, size = shares_of_inputs(task, self._objects, self.lends_to)
         best = max(at, key=at.__getitem__, default=0)
         if not self._pool.locality:
             best = self._any_node()
             at, here = {best: 1}, 0
         if not best:
-            self._bring(away)
+            self.bring(task)
             return
-        size = sum(record.remote.size for record in away if record.remote is not None)
         transfer = size / _BANDWIDTH
         cost = task.template.cost
         seconds = _WORTH_A_SLOT if cost is None else cost + transfer
         patience = max(_LEAST_PATIENCE, transfer)
-        if at[best] <= here:
+        shape = self._shapes.of(task)
+        more = (here - at[best]) / _BANDWIDTH
+        if more >= 0 and not self._is_sooner(task, shape, best, more):
             best, patience = self._node, 0.0
-        self._shapes.of(task).bind(task, best, now, now + patience, seconds)
+        shape.bind(task, best, now, now + patience, seconds, transfer)
+
+    def _is_sooner(self, task: TaskRecord, shape: Shape, node: int, more: float) -> bool:
+        """Say whether a task begins sooner at a node, where more seconds go into its inputs."""
+        queue = self._pool.queues.get(task.template.shape)
+        if queue is None:
+            return False
+        cost = task.template.cost
+        ahead = len(shape.coming) + len(shape.bound.get(self._node, ())) + queue.ahead_of(task)
+        return shape.wait_at(node, cost) + more < _wait_for(ahead, queue, cost)
 
     def bring(self, task: TaskRecord) -> None:
         """Have a task's inputs brought here, where it shall run."""
-        self._bring(wanted_by(task, self._objects))
+        for record in wanted_by(task, self._objects):
+            self._fetching.want(record, urgent=False)
 
     def _any_node(self) -> int:
         """Return each node in turn; 0: this one."""
         self._turn = (self._turn + 1) % (len(self._nodes) + 1)
         return (0, *sorted(self._nodes))[self._turn]
-
-    def _bring(self, records: Iterable[ObjectRecord]) -> None:
-        for record in records:
-            self._fetching.want(record, urgent=False)
 
     def forget(self, task: TaskRecord) -> None:
         """Note that a task does not wait to be lent any more."""
@@ -279,15 +280,13 @@ class Lending:
     def _lend_ready(self, shape: Shape, queue: ReadyQueue) -> None:
         """Lend what is ready here and waits for a worker."""
         head = queue.head()
-        cost = head.template.cost if head is not None else None
-        if cost is None:
-            wait = _WORTH_A_SLOT
-        else:
-            wait = cost * len(queue) / max(1, len(queue.workers))
-        most = max(_LARGE, int(wait * _BANDWIDTH / 2))
+        wait = _wait_for(1, queue, head.template.cost if head is not None else None)
 
-        def may_go(task: TaskRecord) -> bool:
-            return not task.spec.dependencies or self._stored_here(task) < most
+        def may_go(task: TaskRecord, ahead: int) -> bool:
+            if not task.spec.dependencies:
+                return True
+            most = max(_LARGE, (ahead + 1) * wait * _BANDWIDTH / 2)
+            return stored_here(task, self._objects) < most
 
         while queue and shape.open:
             node = next(iter(shape.open))
@@ -333,7 +332,7 @@ class Lending:
         """Have the inputs of tasks brought here, which will run here then."""
         for task in tasks:
             shape.coming.add(task.spec.task_id)
-            self._bring(wanted_by(task, self._objects))
+            self.bring(task)
 
     def _recall(self, now: float) -> None:
         """Recall tasks that wait where nothing gets on, if they could begin elsewhere."""
@@ -344,30 +343,15 @@ class Lending:
                 for node, count in shape.stuck(now, _RECALL_SECONDS):
                     self._recall_from(node, key, min(count, _MOST_RECALLED))
 
-    def _has_stored_inputs(self, task: TaskRecord) -> bool:
-        """Say whether a task has inputs that have been, or are being, moved to where it is."""
-        values = (self._objects.records[each].value for each in task.spec.dependencies)
-        return any(value is None or value.kind in (_STORED, _SPILLED) for value in values)
-
     def _recall_from(self, node: int, key: tuple[Any, ...], count: int) -> None:
         latest = (
             task_id
             for task_id, task in reversed(self.lent[node].items())
-            if task.template.shape == key and not self._has_stored_inputs(task)
+            if task.template.shape == key and not has_stored_inputs(task, self._objects)
         )
         task_ids = list(islice(latest, count))
         if task_ids:
             self._tell(node, wire.RecallTasks(task_ids))
-
-    def _stored_here(self, task: TaskRecord) -> int:
-        """Return how many bytes of a task's inputs are in the store here."""
-        size = 0
-        records = self._objects.records
-        for object_id in task.spec.dependencies:
-            value = records[object_id].value
-            if value is not None and value.kind in (_STORED, _SPILLED):
-                size += value.size
-        return size
 
     # --- what is wanted of others -----------------------------------------------------------
 
@@ -571,6 +555,11 @@ class Lending:
         if task.lent_to in self._nodes:
             message = wire.CancelLent([task.spec.task_id], force, recursive)
             self._tell(task.lent_to, message)
+
+
+def _wait_for(count: int, queue: ReadyQueue, cost: float | None) -> float:
+    """Return after how many seconds so many more tasks of a queue have begun."""
+    return count * (_WORTH_A_SLOT if cost is None else cost) / max(1, len(queue.workers))
 
 
 def _unexpected(node: int, result: wire.TaskResult) -> bool:

@@ -23,10 +23,12 @@ there is less than a full pipeline for everybody, it is shared out evenly.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 from itertools import chain, islice
+from operator import itemgetter
 
 from raydask.local_scheduler.records import UNKNOWN_COST, TaskRecord, WorkerRecord
 from raydask.placement import group_names, is_weightless, whole_group_name
@@ -137,6 +139,10 @@ class ReadyQueue:
             return heap[0][1]
         return run[0][1] if run else None
 
+    def ahead_of(self, task: TaskRecord) -> int:
+        """Return how many tasks would at most be ahead of one that were added."""
+        return bisect_left(self._run, task.key, key=itemgetter(0)) + len(self._heap)
+
     def mean_cost(self, most: int) -> float | None:
         """Return the mean duration of the tasks; None if it is unknown.
 
@@ -154,14 +160,17 @@ class ReadyQueue:
         return run.popleft()[1]
 
     def take(
-        self, count: int, is_wanted: Callable[[TaskRecord], bool], most: int
+        self, count: int, is_wanted: Callable[[TaskRecord, int], bool], most: int
     ) -> list[TaskRecord]:
-        """Take out so many of the next tasks that are wanted, of the first `most`."""
+        """Take out so many of the next tasks that are wanted, of the first `most`.
+
+        `is_wanted` is given a task, and how many are ahead of it that are left.
+        """
         taken: list[TaskRecord] = []
         others: list[TaskRecord] = []
         while len(taken) < count and len(others) < most and (self._run or self._heap):
             task = self.pop()
-            (taken if is_wanted(task) else others).append(task)
+            (taken if is_wanted(task, len(others)) else others).append(task)
         for task in reversed(others):
             run = self._run
             if not run or task.key <= run[0][0]:

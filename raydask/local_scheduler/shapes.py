@@ -33,6 +33,11 @@ _AHEAD_SECONDS = 0.02
 """Of work for each slot."""
 _MOST_AHEAD = 256
 """Tasks for each slot."""
+_STUCK_TIMES = 2.0
+"""A node is not waited for that has not got on for so many times what a task and moving its inputs
+take."""
+_LOOK_SECONDS = 0.005
+"""After which a task is looked at again that has waited long enough and better stays."""
 
 
 class LentToNode:
@@ -68,11 +73,21 @@ class LentToNode:
 
 
 class Bound(NamedTuple):
-    """A task that is bound to a node: since when, and until when it waits for that."""
+    """A task that is bound to a node.
+
+    Attributes
+    ----------
+    task : TaskRecord
+    since, until : float
+        From when until when it waits for that in any case.
+    transfer : float
+        Seconds that moving its inputs to another node would take, estimated.
+    """
 
     task: TaskRecord
     since: float
     until: float
+    transfer: float
 
     def is_patient(self, now: float) -> bool:
         """Say whether it still waits; it does not if the clock has been set back."""
@@ -248,7 +263,15 @@ class Shape:
 
     # --- tasks that are bound ---------------------------------------------------------------
 
-    def bind(self, task: TaskRecord, node: int, since: float, until: float, seconds: float) -> None:
+    def bind(
+        self,
+        task: TaskRecord,
+        node: int,
+        since: float,
+        until: float,
+        seconds: float,
+        transfer: float = 0.0,
+    ) -> None:
         """Let a task wait for a lease at a node until a time; it may have waited for another.
 
         Parameters
@@ -260,9 +283,12 @@ class Shape:
         until : float
         seconds : float
             For how long it will use a slot, estimated.
+        transfer : float
+            For how long its inputs would be on their way to another node, estimated.
         """
         self.unbind(task)
-        self.bound.setdefault(node, {})[task.spec.task_id] = Bound(task, since, until)
+        bound = Bound(task, since, until, transfer)
+        self.bound.setdefault(node, {})[task.spec.task_id] = bound
         self._bound_to[task.spec.task_id] = (node, seconds)
         self.bound_seconds += seconds
         begin, end = self._all_patient
@@ -307,23 +333,53 @@ class Shape:
         return False
 
     def impatient(self, now: float, most: int) -> list[TaskRecord]:
-        """Take out at most so many of the tasks that have waited long enough."""
+        """Take out at most so many of the tasks that have waited long enough.
+
+        Those stay whose turn at their node comes sooner than their inputs would be elsewhere.
+        """
         begin, end = self._all_patient
         if begin <= now < end:
             return []
         found: list[TaskRecord] = []
         earliest = inf
-        for tasks in self.bound.values():
-            for each in tasks.values():
-                is_patient = each.is_patient(now)
-                if is_patient or len(found) >= most:
-                    earliest = min(earliest, each.until if is_patient else now)
+        for node, tasks in self.bound.items():
+            movable = self._movable(node, now)
+            for count, each in enumerate(tasks.values()):
+                if each.is_patient(now):
+                    earliest = min(earliest, each.until)
+                    break
+                if count + 1 > movable:
+                    earliest = min(earliest, now + _LOOK_SECONDS)
+                    break
+                if len(found) >= most:
+                    earliest = min(earliest, now)
                     break
                 found.append(each.task)
         self._all_patient = (now, earliest)
         for task in found:
             self.unbind(task)
         return found
+
+    def wait_at(self, node: int, cost: float | None) -> float:
+        """Return after how many seconds a node would begin one more task; `cost` as of the others.
+
+        Infinite if it has no lease, or the cost is not known.
+        """
+        known = self.nodes.get(node)
+        if known is None or not known.slots or cost is None:
+            return inf
+        return (known.seconds + len(self.bound.get(node, ())) * cost) / known.slots
+
+    def _movable(self, node: int, now: float) -> float:
+        """Return how many of the tasks bound to a node others could begin sooner than it does."""
+        first = next(iter(self.bound[node].values()))
+        cost = first.task.template.cost
+        known = self.nodes.get(node)
+        if known is None or not known.slots or not cost or not first.transfer:
+            return inf
+        if not 0 <= now - known.progress <= _STUCK_TIMES * (cost + first.transfer):
+            return inf
+        return (self.wait_at(node, cost) - first.transfer) * known.slots / cost
 
     def nodes_of_bound(self, most: int) -> list[int]:
         """Return the nodes that most tasks are bound to."""

@@ -58,6 +58,14 @@ def test_large_results_are_moved_and_tasks_go_where_they_are() -> None:
     assert 0 < cluster.pulled < 0.7 * inputs
 
 
+def test_the_home_of_all_is_no_hub_for_large_results() -> None:
+    workload = workloads.tree(2000, durations(), 10_000_000, 2)
+
+    cluster = run(Settings(6, CPUS, bandwidth=3e8), workload)
+
+    assert makespan(cluster) < 1.3 * workloads.list_schedule(workload, 6 * CPUS)
+
+
 def test_homes_get_equal_parts() -> None:
     some = [workloads.independent(600, durations(seed), 8) for seed in range(3)]
 

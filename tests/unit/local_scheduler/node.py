@@ -40,6 +40,7 @@ from raydask.wire.messages import (
     ShapeDemand,
     TaskResult,
     TaskStatus,
+    ValueKind,
     Values,
 )
 
@@ -143,6 +144,15 @@ class Node:
         object_id = IDS.next_put_id()
         value = ObjectValue(object_id, 0, data, nested=nested or [])
         self.tell(events.ObjectsPut(process, process, [value]))
+        return object_id
+
+    def store(self, size: int) -> ObjectID:
+        """Have the driver put an object of so many bytes into the object store."""
+        offset = self.core.store.grant(DRIVER, size)
+        assert offset is not None
+        object_id = IDS.next_put_id()
+        value = ObjectValue(object_id, int(ValueKind.STORED), b"", offset, size)
+        self.tell(events.ObjectsPut(DRIVER, DRIVER, [value]))
         return object_id
 
     def promise(self) -> ObjectID:

@@ -58,6 +58,14 @@ def object_at(node: Node, other: int, size: int) -> ObjectID:
     return return_id(task_id, 0)
 
 
+def measure(node: Node, template: TaskTemplate, seconds: float) -> None:
+    """Have a task of a template take so long."""
+    task_id = node.submit(template)
+    lease(node, 2)
+    end(node, 2, task_id, seconds)
+    lease(node, 2, 0)
+
+
 def test_tasks_of_unknown_duration_go_one_for_each_slot() -> None:
     node = node_among(2)
     tasks = [node.submit(LONG) for _ in range(5)]
@@ -93,6 +101,35 @@ def test_a_task_waits_for_a_lease_where_its_input_is_from_when_it_is_submitted()
     assert not node.core.objects.records[there].remote.fetch  # type: ignore[union-attr]
     lease(node, 2)
     assert lent_to(node, 2) == [task_id]
+
+
+def test_a_task_with_half_of_its_inputs_elsewhere_goes_there_if_it_would_wait_here() -> None:
+    for others in (0, 20):
+        node = node_among(2)
+        measure(node, LONG, 0.1)
+        there, here = object_at(node, 2, 10 * MB), node.store(10 * MB)
+        node.workers(10)
+        node.submit(LONG)  # runs here
+        for _ in range(others):
+            node.submit(LONG)
+        lease(node, 2)
+        task_id = node.submit(LONG, [here, there])
+        remote = node.core.objects.records[there].remote
+        assert remote is not None and bool(remote.fetch) == (not others)
+        if others:
+            end(node, 2, lent_to(node, 2)[0], 0.1)
+            assert lent_to(node, 2) == [task_id]
+
+
+def test_a_task_whose_turn_here_is_near_is_not_moved_with_its_input() -> None:
+    node = node_among(2)
+    measure(node, LONG, 0.1)
+    here = node.store(100 * MB)
+    with_input = [node.submit(LONG, [here]) for _ in range(3)]
+    plain = node.submit(LONG)
+    lease(node, 2, 2)
+    # The third would begin here when the first two have run: moving its input takes no longer.
+    assert lent_to(node, 2) == [with_input[2], plain]
 
 
 def test_the_input_is_brought_when_no_lease_comes() -> None:

@@ -39,16 +39,6 @@ def row(node: Node, object_id: ObjectID, **more: Any) -> ObjectMemory:
     return found
 
 
-def store(node: Node, size: int = PAGE) -> ObjectID:
-    """An object that the driver has put into the object store."""
-    offset = node.core.store.grant(DRIVER, size)
-    assert offset is not None
-    object_id = IDS.next_put_id()
-    value = ObjectValue(object_id, ValueKind.STORED, b"", offset, size)
-    node.tell(events.ObjectsPut(DRIVER, DRIVER, [value]))
-    return object_id
-
-
 def spill(node: Node) -> None:
     """Move what nobody reads from the object store to a file."""
     batch = node.core.store.next_batch(1 << 20, 1 << 20)
@@ -178,7 +168,7 @@ def test_what_a_process_that_has_ended_put_is_held_by_others() -> None:
 def test_stored_objects_are_pinned_by_who_reads_them() -> None:
     node = Node()
     node.workers(2)
-    object_id = store(node)
+    object_id = node.store(PAGE)
     assert (row(node, object_id).state, row(node, object_id).pinned_by) == ("shared_memory", [])
 
     node.tell(events.ValuesRequested(DRIVER, [object_id, object_id], False, []))
@@ -196,7 +186,7 @@ def test_stored_objects_are_pinned_by_who_reads_them() -> None:
 
 def test_spilled_objects_are_on_disk_and_pinned_by_nobody() -> None:
     node = Node()
-    first, second = store(node), store(node, 2 * PAGE)
+    first, second = node.store(PAGE), node.store(2 * PAGE)
     before = ask(node)
     assert (before.sealed, before.spilled, before.spilled_files) == (3 * PAGE, 0, 0)
 
@@ -212,7 +202,7 @@ def test_totals_are_of_all_objects_whatever_is_listed() -> None:
     node = Node()
     node.put()
     node.put()
-    store(node)
+    node.store(PAGE)
     node.submit()
     found = ask(node, Query(limit=0))
 
@@ -225,7 +215,7 @@ def test_totals_are_of_all_objects_whatever_is_listed() -> None:
 def test_objects_are_listed_in_the_order_asked_for() -> None:
     node = Node()
     old = node.put()
-    large = store(node)
+    large = node.store(PAGE)
     wanted = node.put(nested=[old])
     node.submit(dependencies=[wanted])
 

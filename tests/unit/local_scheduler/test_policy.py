@@ -72,6 +72,27 @@ def test_ready_queue_is_a_sorted_list(steps: list[tuple[int, str]]) -> None:
         assert queue.head() is (model[0][1] if model else None)
 
 
+def test_those_come_first_that_are_ahead_and_those_that_came_out_of_order() -> None:
+    queue = filled(*(task_of_cost(None, key) for key in (10, 20, 30)))
+    assert [queue.ahead_of(task_of_cost(None, key)) for key in (5, 10, 25, 31)] == [0, 0, 2, 3]
+    queue.push(task_of_cost(None, 15))
+    assert [queue.ahead_of(task_of_cost(None, key)) for key in (5, 31)] == [1, 4]
+
+
+def test_who_is_asked_about_a_task_learns_how_many_are_left_ahead_of_it() -> None:
+    tasks = [task_of_cost(None, key) for key in range(5)]
+    queue = filled(*tasks)
+    asked: list[int] = []
+
+    def is_wanted(task: TaskRecord, ahead: int) -> bool:
+        asked.append(ahead)
+        return task.key in (1, 3)
+
+    assert queue.take(2, is_wanted, 9) == [tasks[1], tasks[3]]
+    assert asked == [0, 1, 1, 2]
+    assert [queue.pop() for _ in range(len(queue))] == [tasks[0], tasks[2], tasks[4]]
+
+
 def test_a_pipeline_takes_so_many_seconds_and_tasks() -> None:
     pipeline = Pipeline(0.004, 4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from raydask.ids import FunctionID, IDSource, NodeNumber, ProcessNumber
@@ -19,9 +21,19 @@ def shape() -> Shape:
     return Shape(1, 1, CPU)
 
 
-def new_task() -> TaskRecord:
+def new_task(template: TemplateRecord = TEMPLATE) -> TaskRecord:
     spec = TaskSpec(IDS.next_task_id(), 1, b"", [], [])
-    return TaskRecord(spec, TEMPLATE, 1, ProcessNumber(1), 0, 0.0)
+    return TaskRecord(spec, template, 1, ProcessNumber(1), 0, 0.0)
+
+
+def bind_some(shape: Shape, count: int, transfer: float) -> list[TaskRecord]:
+    """Bind tasks of 0.1 s to node 2, for which they have waited long enough at once."""
+    template = TemplateRecord(1, TEMPLATE.template, 1)
+    template.cost = 0.1
+    tasks = [new_task(template) for _ in range(count)]
+    for task in tasks:
+        shape.bind(task, 2, 0.0, 0.0, 0.1, transfer)
+    return tasks
 
 
 def test_a_lease_opens_a_node_until_its_slots_are_used(shape: Shape) -> None:
@@ -106,6 +118,53 @@ def test_tasks_wait_until_their_time_and_no_more_than_asked_for_go(shape: Shape)
     assert shape.impatient(2.0, 10) == [other]
     assert shape.impatient(2.0, 10) == []
     assert shape.impatient(3.0, 10) == [late]
+
+
+def test_who_is_run_where_its_inputs_are_before_they_could_be_elsewhere_stays(shape: Shape) -> None:
+    shape.lease(2, 1)
+    shape.lend(2, 0.1, 0.0)
+    tasks = bind_some(shape, 5, 0.25)  # they begin there after 0.1, 0.2, 0.3, 0.4 and 0.5 s
+
+    assert shape.impatient(0.0, 10) == tasks[:3]
+    assert shape.impatient(0.001, 10) == []
+    assert shape.waiting == 2
+
+
+def test_who_stays_is_looked_at_again(shape: Shape) -> None:
+    shape.lease(2, 1)
+    tasks = bind_some(shape, 1, 0.25)
+    shape.nodes[2].progress = 10.0
+
+    assert shape.impatient(10.0, 10) == []
+    assert not shape.has_impatient(10.001)
+    assert shape.has_impatient(10.01)
+    shape.lend(2, 0.3, 10.01)
+    assert shape.impatient(10.01, 10) == tasks
+
+
+def test_nobody_waits_for_a_node_that_does_not_get_on(shape: Shape) -> None:
+    shape.lease(2, 1)
+    shape.lend(2, 0.1, 0.0)
+    tasks = bind_some(shape, 1, 0.25)
+
+    assert shape.impatient(0.69, 10) == []
+    assert shape.impatient(0.71, 10) == tasks
+
+
+def test_nobody_waits_for_a_node_without_a_lease(shape: Shape) -> None:
+    tasks = bind_some(shape, 2, 0.25)
+
+    assert shape.wait_at(2, 0.1) == inf
+    assert shape.impatient(0.0, 10) == tasks
+
+
+def test_the_wait_at_a_node_is_that_for_what_it_has_and_what_is_bound_to_it(shape: Shape) -> None:
+    shape.lease(2, 2)
+    assert shape.wait_at(2, 0.1) == 0
+    shape.lend(2, 0.3, 0.0)
+    bind_some(shape, 5, 0.25)
+    assert shape.wait_at(2, 0.1) == pytest.approx(0.4)
+    assert shape.wait_at(2, None) == inf
 
 
 def test_a_dead_node_is_forgotten_and_what_was_bound_to_it_returned(shape: Shape) -> None:
