@@ -400,8 +400,7 @@ class BetweenNodes:
 
     def bring(self, task: TaskRecord) -> None:
         """Bring the inputs of a task here."""
-        for record in wanted_by(task, self._objects):
-            self.fetching.want(record, urgent=False)
+        self.lending.bring(task)
 
     def decline(self, task: TaskRecord) -> None:
         """Give a guest back that this node has no place for any more."""

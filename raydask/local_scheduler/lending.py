@@ -5,8 +5,9 @@ of each shape wait, and answers with *leases*: so and so many at once with this 
 The home fills them, and chooses which task goes where: first those whose inputs are there, then
 those that cost little to move.
 
-A task whose inputs are mostly on another node is *bound* to it: it waits for a lease for as long
-as moving its inputs would take, and then runs wherever there is a free worker.
+A task whose inputs are mostly on another node is *bound* to it, and so is one that would begin
+there sooner than here: it waits for a lease for as long as moving its inputs would take, and then
+runs wherever there is a free worker, unless its turn comes sooner than they could be there.
 
 Tasks that wait behind others at a node which does not get on are recalled when they could begin
 elsewhere at once.
