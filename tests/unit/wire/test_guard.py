@@ -131,10 +131,12 @@ def test_a_client_with_another_secret_learns_why() -> None:
 
 
 def test_a_client_recognizes_a_server_that_is_none() -> None:
+    def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example.org ESMTP")
+        writer.close()
+
     async def main() -> None:
-        server = await asyncio.start_server(
-            lambda reader, writer: writer.write(b"220 mail.example.org ESMTP"), "127.0.0.1", 0
-        )
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
         endpoint = Endpoint(*server.sockets[0].getsockname()[:2])
         with pytest.raises(AuthenticationError, match="does not speak"):
             await connect_guarded(endpoint, SECRET, Caller)
